@@ -1,0 +1,24 @@
+//! The rules of a device: `decide` may refuse, `apply` may not, `answer` says what came of it.
+//!
+//! Pure: the same state and the same input give the same bytes on every replica.
+
+mod answer;
+mod apply;
+mod command;
+mod decide;
+mod event;
+mod refusal;
+mod state;
+mod twin;
+mod window;
+
+pub use answer::{answer, Answer, Connection, DeviceView, SectionView, TwinView};
+pub use apply::{apply, Unappliable};
+pub use command::{
+    CloseCause, Command, Delivery, Fence, OpenSession, Origin, Policy, Precondition, Qos, Section, SectionWrite,
+    Subscription, Telemetry, TwinMatch, Will, WriteMode,
+};
+pub use decide::decide;
+pub use event::{Event, SessionOpened, TelemetryRecorded, TwinSectionChanged};
+pub use refusal::Refusal;
+pub use state::{DeviceState, Due, Registration, SectionState, Session, Status, TelemetryHead, Twin};

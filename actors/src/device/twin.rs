@@ -1,0 +1,1 @@
+//! JSON merge patch, canonical form, bounds.

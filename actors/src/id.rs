@@ -1,0 +1,132 @@
+//! Names: tenants, devices, shards, nodes. Parsing one is where a bad name is refused.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// An organisation; the first component of every key. The catalog maps names to numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TenantId(pub u32);
+
+impl TenantId {
+    /// The tenant named `default`, which every cluster has.
+    pub const DEFAULT: TenantId = TenantId(1);
+}
+
+/// Longest device id, in bytes (all allowed characters are ASCII).
+pub const DEVICE_ID_LEN_MAX: usize = 128;
+
+/// A device's name: 1–128 characters of `A–Z a–z 0–9 - . _ : = @ , ; ! ( ) ' $ * %`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DeviceId(Arc<str>);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadDeviceId {
+    #[error("device id is empty")]
+    Empty,
+    #[error("device id has {0} bytes, at most {DEVICE_ID_LEN_MAX} are allowed")]
+    TooLong(usize),
+    #[error("device id holds {0:?}; allowed are letters, digits and - . _ : = @ , ; ! ( ) ' $ * %")]
+    Character(char),
+}
+
+impl DeviceId {
+    /// # Errors
+    /// Says which rule the name breaks; nothing is normalised.
+    pub fn parse(text: &str) -> Result<Self, BadDeviceId> {
+        if text.is_empty() {
+            return Err(BadDeviceId::Empty);
+        }
+        if text.len() > DEVICE_ID_LEN_MAX {
+            return Err(BadDeviceId::TooLong(text.len()));
+        }
+        let allowed = |c: &char| c.is_ascii_alphanumeric() || "-._:=@,;!()'$*%".contains(*c);
+        match text.chars().find(|c| !allowed(c)) {
+            Some(c) => Err(BadDeviceId::Character(c)),
+            None => Ok(Self(text.into())),
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for DeviceId {
+    type Error = BadDeviceId;
+    fn try_from(text: String) -> Result<Self, BadDeviceId> {
+        Self::parse(&text)
+    }
+}
+
+impl From<DeviceId> for String {
+    fn from(id: DeviceId) -> String {
+        id.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A device within its tenant: the key of everything a device owns.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DeviceKey {
+    pub tenant: TenantId,
+    pub device: DeviceId,
+}
+
+impl DeviceKey {
+    pub fn new(tenant: TenantId, device: DeviceId) -> Self {
+        Self { tenant, device }
+    }
+
+    /// The shard this device lives in, for ever: the shard count of a cluster never changes.
+    pub fn shard(&self, shard_count: u16) -> ShardId {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        hasher.update(&self.tenant.0.to_be_bytes());
+        hasher.update(self.device.as_str().as_bytes());
+        let slot = hasher.digest() % u64::from(shard_count.max(1));
+        ShardId(u16::try_from(slot).expect("a remainder of a u16 fits a u16"))
+    }
+}
+
+impl fmt::Display for DeviceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.tenant.0, self.device)
+    }
+}
+
+/// A fixed set of devices. `CATALOG` is the group that knows nodes, tenants and placement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ShardId(pub u16);
+
+impl ShardId {
+    pub const CATALOG: ShardId = ShardId(u16::MAX);
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::CATALOG {
+            f.write_str("catalog")
+        } else {
+            write!(f, "{}", self.0)
+        }
+    }
+}
+
+/// A member of the cluster, from 1; never reused.
+pub type NodeId = u64;
+
+/// Which run of which node holds a connection. A restarted process has another `boot`, so its
+/// former connections are known to be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Gateway {
+    pub node: NodeId,
+    pub boot: u64,
+}

@@ -1,0 +1,140 @@
+//! One disk per node: a log store and a state store, each as a trait with a RocksDB and an
+//! in-memory implementation. RocksDB is named only below here; openraft is not named here at all.
+
+use std::io;
+use std::ops::Range;
+
+use actors::id::ShardId;
+use bytes::Bytes;
+
+/// One change of the log store. Changes of all shards form one queue; its order is kept.
+#[derive(Clone, Debug)]
+pub enum LogOp {
+    /// Entries `first_index..`, consecutive. Overwrites nothing: the tail was truncated before.
+    Append {
+        shard: ShardId,
+        first_index: u64,
+        entries: Vec<Bytes>,
+    },
+    /// Removes every entry after `last_kept` (`None`: all).
+    Truncate { shard: ShardId, last_kept: Option<u64> },
+    /// Removes every entry up to and including `up_to`, and keeps `record` as
+    /// [`LogRecord::Purged`] in the same write.
+    Purge { shard: ShardId, up_to: u64, record: Bytes },
+    Put {
+        shard: ShardId,
+        record: LogRecord,
+        value: Bytes,
+    },
+}
+
+/// Small records beside the entries of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogRecord {
+    Vote,
+    Committed,
+    Purged,
+}
+
+/// Called exactly once, on an unspecified thread, in the order of submission.
+pub type Durable = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// Synchronous in effect, asynchronous in use: votes and entries of all shards share one ordered
+/// writer and one fsync per flush (group commit, no timer).
+pub trait LogStore: Send + Sync + 'static {
+    /// Queues `op`; `done` runs once it and everything before it is on disk. The first failed
+    /// write or sync fails this and every later operation for good (the process then ends).
+    /// Bounded by the callers: each shard has a bounded number of operations in flight.
+    fn submit(&self, op: LogOp, done: Durable);
+
+    /// Entries of `range` that are there, from the start of the range, without holes, at least
+    /// one if any, then up to about `bytes_max` bytes. Sees everything submitted before.
+    ///
+    /// # Errors
+    /// `InvalidData` for a hole or a checksum that does not match.
+    fn entries(&self, shard: ShardId, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<(u64, Bytes)>>;
+
+    /// Index of the last entry, if any.
+    ///
+    /// # Errors
+    /// As [`Self::entries`].
+    fn last_index(&self, shard: ShardId) -> io::Result<Option<u64>>;
+
+    /// # Errors
+    /// As [`Self::entries`].
+    fn record(&self, shard: ShardId, record: LogRecord) -> io::Result<Option<Bytes>>;
+
+    /// Counters since the start.
+    fn counters(&self) -> LogCounters;
+
+    /// Stops the writer after what is queued is on disk. Later submissions fail.
+    fn close(&self);
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogCounters {
+    pub fsyncs: u64,
+    pub ops: u64,
+    pub bytes: u64,
+    /// Sum of the time spent in write and sync, in microseconds.
+    pub sync_us: u64,
+}
+
+/// One atomic change of the state store.
+#[derive(Clone, Debug, Default)]
+pub struct StateBatch {
+    pub ops: Vec<StateOp>,
+}
+
+#[derive(Clone, Debug)]
+pub enum StateOp {
+    Put {
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Delete {
+        key: Vec<u8>,
+    },
+    /// End exclusive.
+    DeleteRange {
+        from: Vec<u8>,
+        to: Vec<u8>,
+    },
+}
+
+/// Ordered key-value state without a write-ahead log: a write is visible at once, durable only
+/// after a flush that began later. After a crash the store holds the effect of some prefix of the
+/// batches, whole batches only.
+pub trait StateStore: Send + Sync + 'static {
+    /// # Errors
+    /// The disk is full or failed; the batch was not written.
+    fn write(&self, batch: StateBatch) -> io::Result<()>;
+
+    /// # Errors
+    /// `InvalidData` when the bytes are damaged.
+    fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
+
+    /// A consistent view of this moment, cheap to take and to hold for minutes.
+    fn view(&self) -> Box<dyn StateView>;
+
+    /// Blocks until everything written before the call is durable.
+    ///
+    /// # Errors
+    /// The disk is full or failed; what is durable is unknown.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Bytes held in memory that a flush would write.
+    fn unflushed_bytes(&self) -> u64;
+}
+
+pub trait StateView: Send + 'static {
+    /// # Errors
+    /// `InvalidData` when the bytes are damaged.
+    fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
+
+    /// Calls `each` with the pairs of `from..to` in key order until it returns `false`.
+    ///
+    /// # Errors
+    /// `InvalidData` when the bytes are damaged.
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()>;
+}
