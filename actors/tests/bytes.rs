@@ -1,6 +1,8 @@
 //! Bytes and texts from outside: read back exactly, or refused; never a panic, never a large
 //! allocation.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use actors::id::{DeviceId, DeviceKey, ShardId, TenantId, DEVICE_ID_LEN_MAX};

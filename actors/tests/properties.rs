@@ -1,14 +1,19 @@
 //! What holds for every story a device can live through.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use actors::device::*;
+use actors::id::Gateway;
 use actors::time::Timestamp;
 use actors::wire::codec;
 use common::*;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 /// What happens to a led device.
 #[derive(Clone, Debug)]
@@ -24,14 +29,38 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         16 => command().prop_map(Step::Ask),
-        3 => (0..9_000u64).prop_map(Step::Wait),
+        3 => (0..6_000u64).prop_map(Step::Wait),
         3 => (0..4usize).prop_map(Step::Commit),
         1 => (0..3usize).prop_map(Step::Fail),
     ]
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 1..60)
+    (0..4u32, prop::collection::vec(step(), 1..80)).prop_map(|(delay_secs, mut steps)| {
+        // Most begin with a device that is there and connected.
+        if delay_secs > 0 {
+            steps.insert(0, Step::Ask(connect(delay_secs)));
+        }
+        steps
+    })
+}
+
+fn connect(will_delay_secs: u32) -> Command {
+    let telemetry = Telemetry {
+        message_id: Some("a".to_owned()),
+        ..Telemetry::default()
+    };
+    Command::OpenSession(Box::new(OpenSession {
+        gateway: Gateway { node: 1, boot: 1 },
+        clean_start: true,
+        expiry_secs: 10,
+        keep_alive_secs: 0,
+        protocol: 5,
+        will: Some(Will {
+            delay_secs: will_delay_secs,
+            telemetry,
+        }),
+    }))
 }
 
 struct Batch {
@@ -154,7 +183,7 @@ fn check_due_is_settled(command: &Command, after: &DeviceState, policy: &Policy,
 
 /// A gateway that sends in order and goes back when it must.
 fn publish(ordinal: u64, generation: u64) -> Command {
-    let with_id = ordinal % 2 == 0;
+    let with_id = ordinal.is_multiple_of(2);
     Command::RecordTelemetry {
         origin: Origin::Session {
             fence: Fence { generation, ordinal },
@@ -240,14 +269,7 @@ proptest! {
     fn each_publish_is_stored_once_and_in_order(losses in prop::collection::vec((1..9usize, 0..9usize), 1..20)) {
         let policy = Policy { auto_register: true, ..Policy::default() };
         let now = Timestamp(1);
-        let open = Command::OpenSession(Box::new(OpenSession {
-            gateway: actors::id::Gateway { node: 1, boot: 1 },
-            clean_start: true,
-            expiry_secs: 0,
-            keep_alive_secs: 0,
-            protocol: 5,
-            will: None,
-        }));
+        let open = connect(0);
         let mut cluster = Cluster { now, ..Cluster::default() };
         cluster.ask(&open, &policy);
         cluster.commit(1);
@@ -279,7 +301,7 @@ proptest! {
         let policy = tight_policy();
         let mut state = state;
         for (mut command, event, now) in inputs {
-            if now.0 % 2 == 0 {
+            if now.0.is_multiple_of(2) {
                 aim(&mut command, &state);
             }
             let before = state.clone();
@@ -314,4 +336,31 @@ proptest! {
         let decided = decide(&lamp(), &state, &command, &policy, Timestamp(0));
         prop_assert_eq!(checked.err(), decided.err());
     }
+}
+
+/// The properties above are worth as much as what the stories reach.
+#[test]
+fn stories_reach_every_event() {
+    let mut runner = TestRunner::deterministic();
+    let policy = tight_policy();
+    let mut seen = BTreeMap::<String, usize>::new();
+    for _ in 0..2000 {
+        let mut cluster = Cluster::default();
+        for step in steps()
+            .new_tree(&mut runner)
+            .expect("stories are never rejected")
+            .current()
+        {
+            cluster.take(step, &policy);
+        }
+        cluster.commit(usize::MAX);
+        for (event, _) in cluster.log {
+            let text = format!("{event:?}");
+            let name = text.split([' ', '(']).next().unwrap_or_default().to_owned();
+            *seen.entry(name).or_default() += 1;
+        }
+    }
+    println!("{seen:?}");
+    assert_eq!(seen.len(), 15, "{seen:?}");
+    assert!(seen.values().all(|count| *count >= 3), "{seen:?}");
 }

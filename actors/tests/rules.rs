@@ -1,5 +1,7 @@
 //! The rules of a device as tables: a row is a short story, and how its last step ends.
 
+#![allow(clippy::unwrap_used)]
+
 use actors::device::*;
 use actors::id::{DeviceId, DeviceKey, Gateway, TenantId};
 use actors::time::Timestamp;

@@ -1,6 +1,6 @@
 //! Random commands, events and times, from small ranges so that they meet each other.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use actors::device::*;
 use actors::id::{DeviceId, DeviceKey, Gateway, TenantId};
@@ -42,7 +42,7 @@ pub fn timestamp() -> impl Strategy<Value = Timestamp> {
 }
 
 fn status() -> impl Strategy<Value = Status> {
-    prop_oneof![3 => Just(Status::Enabled), 1 => Just(Status::Disabled)]
+    prop_oneof![9 => Just(Status::Enabled), 1 => Just(Status::Disabled)]
 }
 
 fn precondition() -> impl Strategy<Value = Precondition> {
@@ -74,8 +74,8 @@ pub fn origin() -> impl Strategy<Value = Origin> {
 }
 
 pub fn telemetry() -> impl Strategy<Value = Telemetry> {
-    let stream = prop_oneof![4 => Just(String::new()), 1 => "[a-c/]{0,3}"];
-    let id = option::of("[a-f]{0,1}");
+    let stream = prop_oneof![9 => Just(String::new()), 1 => "[a-c/]{0,3}"];
+    let id = option::of(prop_oneof![9 => "[a-c]", 1 => Just(String::new())]);
     (stream, id, option::of(timestamp()), vec(any::<u8>(), 0..8)).prop_map(|(stream, message_id, device_time, body)| {
         Telemetry {
             stream,
@@ -88,7 +88,7 @@ pub fn telemetry() -> impl Strategy<Value = Telemetry> {
 }
 
 pub fn will() -> impl Strategy<Value = Will> {
-    (short(), telemetry()).prop_map(|(delay_secs, telemetry)| Will { delay_secs, telemetry })
+    (prop_oneof![0..4u32, short()], telemetry()).prop_map(|(delay_secs, telemetry)| Will { delay_secs, telemetry })
 }
 
 fn cause() -> impl Strategy<Value = CloseCause> {
@@ -100,7 +100,8 @@ fn cause() -> impl Strategy<Value = CloseCause> {
 }
 
 fn subscriptions() -> impl Strategy<Value = Vec<Subscription>> {
-    let one = "[a-e]{0,1}".prop_map(|filter| Subscription {
+    let filter = prop_oneof![9 => "[a-d]", 1 => Just(String::new())];
+    let one = filter.prop_map(|filter| Subscription {
         filter,
         qos: Qos::AtLeastOnce,
     });
@@ -129,6 +130,7 @@ pub fn json() -> impl Strategy<Value = String> {
     });
     let member = ("[a-c]", value.clone()).prop_map(|(key, value)| format!("\"{key}\":{value}"));
     prop_oneof![
+        6 => "[a-c]".prop_map(|key| format!("{{\"{key}\": 1}}")),
         6 => vec(member, 0..4).prop_map(|members| format!("{{{}}}", members.join(","))),
         1 => value,
         1 => any::<String>(),
@@ -164,7 +166,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         },
     );
     let update = (origin(), writes(), option::weighted(0.2, twin_match()));
-    let filters = vec("[a-e]", 0..3);
+    let filters = vec("[a-d]", 0..3);
     prop_oneof![
         2 => (status(), precondition()).prop_map(|(status, condition)| Command::PutDevice { status, condition }),
         1 => (option::of(status()), precondition())
@@ -203,13 +205,27 @@ pub fn aim(command: &mut Command, state: &DeviceState) {
     };
     match command {
         Command::Subscribe { fence, .. } | Command::Unsubscribe { fence, .. } => aim_fence(fence),
-        Command::RecordTelemetry { origin, .. } | Command::UpdateTwin { origin, .. } => {
+        Command::UpdateTwin { origin, writes, .. } => {
+            let lawful = match origin {
+                Origin::Session { .. } => Section::Reported,
+                Origin::Operator => Section::Desired,
+            };
+            if let [write] = writes.as_mut_slice() {
+                write.section = lawful;
+            }
             if let Origin::Session { fence, .. } = origin {
                 aim_fence(fence);
             }
         }
-        Command::CloseSession { generation, .. } | Command::AnnounceSession { generation, .. } if *generation > 2 => {
+        Command::RecordTelemetry { origin, .. } => {
+            if let Origin::Session { fence, .. } = origin {
+                aim_fence(fence);
+            }
+        }
+        Command::CloseSession { generation, .. } if *generation > 2 => *generation = session.generation,
+        Command::AnnounceSession { generation, gateway } if *generation > 2 => {
             *generation = session.generation;
+            *gateway = session.gateway;
         }
         Command::TrimTelemetry { before_seq, .. } if *before_seq < 8 => {
             *before_seq = before_seq.saturating_add(state.telemetry.first_seq);
@@ -272,7 +288,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => number().prop_map(|generation| Event::SessionExpired { generation }),
         2 => (number(), subscriptions())
             .prop_map(|(ordinal, subscriptions)| Event::Subscribed { ordinal, subscriptions }),
-        1 => (number(), vec("[a-e]", 0..3)).prop_map(|(ordinal, filters)| Event::Unsubscribed { ordinal, filters }),
+        1 => (number(), vec("[a-d]", 0..3)).prop_map(|(ordinal, filters)| Event::Unsubscribed { ordinal, filters }),
         4 => recorded().prop_map(|recorded| Event::TelemetryRecorded(Box::new(recorded))),
         2 => (number(), option::of(timestamp()))
             .prop_map(|(before_seq, oldest_at)| Event::TelemetryTrimmed { before_seq, oldest_at }),
