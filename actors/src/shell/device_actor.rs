@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr, Context, Handler, Message};
 
-use super::downlink::{downlinks, Link};
+use super::downlink::downlinks;
 use super::spawn::Spawn;
 use crate::device::{answer, apply, decide, Answer, Command, DeviceState, Event, Policy, Refusal};
 use crate::id::DeviceKey;
@@ -138,8 +138,8 @@ impl DeviceActor {
         if events.is_empty() {
             return (answer(device, &self.head, &self.head, command, events), Vec::new());
         }
-        let link = Link::of(&self.head);
-        // Telemetry is most of the traffic and its answer lies in its event: no copy of the state.
+        // Telemetry is most of the traffic, its answer lies in its events and no gateway hears of
+        // it: no copy of the state.
         let before = (!matches!(command, Command::RecordTelemetry { .. })).then(|| self.head.clone());
         for event in events {
             if let Err(misfit) = apply(&mut self.head, event, at) {
@@ -148,9 +148,13 @@ impl DeviceActor {
                 panic!("device {}: a decided event was not applied: {misfit}", self.key);
             }
         }
-        let before = before.as_ref().unwrap_or(&self.head);
-        let answer = answer(device, before, &self.head, command, events);
-        (answer, downlinks(&self.key, link, &self.head, command, events))
+        match before {
+            Some(before) => (
+                answer(device, &before, &self.head, command, events),
+                downlinks(&self.key, &before, &self.head, command, events),
+            ),
+            None => (answer(device, &self.head, &self.head, command, events), Vec::new()),
+        }
     }
 }
 

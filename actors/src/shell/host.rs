@@ -30,6 +30,9 @@ const LOOKS_PER_TICK: usize = 1024;
 /// Looks before an activation beyond `active_max` is refused.
 const LOOKS_PER_ACTIVATION: usize = 16;
 
+/// Slots of the map that are not worth giving back.
+const SLOTS_KEPT: usize = 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostLimits {
     /// Messages one device may hold, in its mailbox or while it waits to be started again.
@@ -281,6 +284,11 @@ impl ShardHost {
         let idle_since_ms = self.now_ms.saturating_sub(self.limits.passivate_after_ms);
         let surplus = |host: &Self| host.active.len() > host.limits.active_max;
         self.passivate_while(LOOKS_PER_TICK, |host, used_ms| used_ms < idle_since_ms || surplus(host));
+        // A map keeps the room it once needed, which would be memory of passive devices.
+        let slots = self.active.capacity();
+        if slots > SLOTS_KEPT && self.active.len() < slots / 8 {
+            self.active.shrink_to(slots / 4);
+        }
     }
 
     /// Whether one more device may be activated; makes room if that is possible.

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use super::testing::{Ledger, Mode, StillClock};
 use super::{on_this_local_set, Decide, HostLimits, HostParts, Rules, ShardHost};
-use crate::device::{self, Answer, Command, DeviceState, Event, Origin, Policy, Precondition, Refusal, Status, Telemetry};
+use crate::device::{
+    self, Answer, Command, DeviceState, Event, Origin, Policy, Precondition, Refusal, Status, Telemetry,
+};
 use crate::id::{DeviceId, DeviceKey, TenantId};
 use crate::ports::{CallError, CallResult, ReplyTo, Ticket};
 use crate::time::{Clock, Timestamp};
@@ -65,7 +67,10 @@ impl Fixture {
 
     fn outcome(&self, label: &str) -> Option<CallResult> {
         let heard = self.heard.lock().unwrap();
-        heard.iter().find(|(l, _)| *l == label).map(|(_, result)| result.clone())
+        heard
+            .iter()
+            .find(|(l, _)| *l == label)
+            .map(|(_, result)| result.clone())
     }
 
     fn answer(&self, label: &str) -> Answer {

@@ -99,12 +99,20 @@ async fn disabled_or_deleted_device_is_disconnected() {
 async fn desired_change_reaches_the_subscribed_connection() {
     on_one_thread(async {
         let mut f = connected().await;
-        f.call("deaf", "lamp", write(Section::Desired, r#"{"a":1}"#)).await.unwrap();
+        f.call("deaf", "lamp", write(Section::Desired, r#"{"a":1}"#))
+            .await
+            .unwrap();
         assert!(f.ledger.downlinks().is_empty(), "no subscription yet");
-        f.call("sub", "lamp", subscribe("devices/lamp/twin/#", Qos::AtLeastOnce)).await.unwrap();
-        f.call("tags", "lamp", write(Section::Tags, r#"{"a":1}"#)).await.unwrap();
+        f.call("sub", "lamp", subscribe("devices/lamp/twin/#", Qos::AtLeastOnce))
+            .await
+            .unwrap();
+        f.call("tags", "lamp", write(Section::Tags, r#"{"a":1}"#))
+            .await
+            .unwrap();
         assert!(f.ledger.downlinks().is_empty());
-        f.call("desired", "lamp", write(Section::Desired, r#"{"on":true,"a":null}"#)).await.unwrap();
+        f.call("desired", "lamp", write(Section::Desired, r#"{"on":true,"a":null}"#))
+            .await
+            .unwrap();
         let notes = f.ledger.downlinks();
         assert_eq!(notes.len(), 1);
         assert_eq!((notes[0].gateway, notes[0].generation), (OLD, 1));
