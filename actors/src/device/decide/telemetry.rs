@@ -3,13 +3,10 @@
 use super::Scene;
 use crate::device::{Delivery, Event, Origin, Refusal, Telemetry, TelemetryRecorded, Will};
 use crate::time::Timestamp;
+use crate::wire::topic::{is_stream_name, PROPERTY_COUNT_MAX, STREAM_LEN_MAX};
 
 /// Bytes of a message id.
 const MESSAGE_ID_LEN_MAX: usize = 128;
-/// Characters of a stream name.
-const STREAM_LEN_MAX: usize = 64;
-/// Properties of one message; names may repeat.
-const PROPERTY_COUNT_MAX: usize = 64;
 /// Bytes of all names and values of one message, its content type included.
 const PROPERTY_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a body. A node's own limit on packets and requests may be lower.
@@ -54,11 +51,6 @@ pub fn check_telemetry(telemetry: &Telemetry) -> Result<(), Refusal> {
         return refuse(format!("body has {bytes} bytes, at most {BODY_BYTES_MAX} are allowed"));
     }
     Ok(())
-}
-
-/// 1 to 64 of the characters of device ids.
-pub(crate) fn is_stream_name(text: &str) -> bool {
-    text.len() <= STREAM_LEN_MAX && crate::id::DeviceId::parse(text).is_ok()
 }
 
 impl Scene<'_> {
