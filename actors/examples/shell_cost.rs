@@ -23,6 +23,8 @@ const NOW: Timestamp = Timestamp(1_800_000_000_000);
 const IDLE_MS: u64 = 1_000;
 /// Delivered before the actors get their turn, as a gateway's batch is.
 const BATCH: u64 = 256;
+/// How often all devices become passive and as many others active, between two looks at memory.
+const PASSIVE_ROUNDS: u64 = 4;
 const PAGE_BYTES: u64 = 4096;
 
 struct Settled(Cell<u64>);
@@ -65,6 +67,7 @@ struct Bench {
     host: ShardHost,
     answered: Arc<AtomicU64>,
     sent: u64,
+    first_device: u64,
     now_ms: u64,
 }
 
@@ -91,12 +94,16 @@ async fn measure(devices: u64) -> io::Result<()> {
     bench.telemetry(devices, 41..=60).await?;
     let message_ns = (cpu_ns()? - cpu) / (bench.sent - sent);
 
-    bench.passivate_all().await?;
     // The allocator keeps what was freed; if others can live in it, nothing was left behind.
-    bench.telemetry(devices, 1..=40).await?;
-    bench.passivate_all().await?;
-    bench.telemetry(devices, 1..=40).await?;
-    let others = resident_bytes()?;
+    let mut resident = [0; 2];
+    for resident in &mut resident {
+        for _ in 0..PASSIVE_ROUNDS {
+            bench.passivate_all().await?;
+            bench.first_device += devices;
+            bench.telemetry(devices, 1..=8).await?;
+        }
+        *resident = resident_bytes()?;
+    }
 
     let per_device = |from: u64, to: u64| to.saturating_sub(from) / devices;
     println!(
@@ -105,7 +112,7 @@ async fn measure(devices: u64) -> io::Result<()> {
         size_of::<DeviceState>(),
         per_device(start, active),
         per_device(start, full),
-        per_device(full, others) / 2,
+        per_device(resident[0], resident[1]) / PASSIVE_ROUNDS,
         core_ns(20 * devices)?,
     );
     Ok(())
@@ -128,6 +135,7 @@ impl Bench {
             host,
             answered: Arc::default(),
             sent: 0,
+            first_device: 0,
             now_ms: 0,
         }
     }
@@ -141,9 +149,10 @@ impl Bench {
                     result.expect("nothing is refused here");
                     answered.fetch_add(1, Ordering::Relaxed);
                 });
-                self.host.deliver(key(device), telemetry(ordinal), reply)?;
+                self.host
+                    .deliver(key(self.first_device + device), telemetry(ordinal), reply)?;
                 self.sent += 1;
-                if self.sent % BATCH == 0 || device + 1 == devices {
+                if self.sent.is_multiple_of(BATCH) || device + 1 == devices {
                     self.all_answered().await;
                 }
             }

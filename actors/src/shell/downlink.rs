@@ -9,6 +9,7 @@ use crate::device::{
 };
 use crate::id::{DeviceKey, Gateway};
 use crate::ports::{Downlink, DownlinkBody};
+use crate::wire::topic;
 
 type Object = serde_json::Map<String, Value>;
 
@@ -65,11 +66,11 @@ pub(super) fn downlinks(
 /// subscriptions that match, as MQTT has it. `None` when it does not want to, or is not there.
 fn desired_qos(key: &DeviceKey, state: &DeviceState) -> Option<Qos> {
     let session = state.session.as_deref().filter(|s| s.connected)?;
-    let topic = format!("devices/{}/twin/desired", key.device);
+    let topic = topic::twin_desired(&key.device);
     let matching = session
         .subscriptions
         .iter()
-        .filter(|s| filter_matches(&s.filter, &topic));
+        .filter(|s| topic::filter_matches(&s.filter, &topic));
     matching.map(|s| s.qos).max()
 }
 
@@ -104,8 +105,4 @@ fn difference(old: &Object, new: &Object) -> Object {
         patch.insert(key.clone(), change);
     }
     patch
-}
-
-fn filter_matches(_: &str, _: &str) -> bool {
-    false
 }

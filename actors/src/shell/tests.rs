@@ -1,8 +1,11 @@
 //! What the shells promise, on a journal and a store in memory.
 
+#![allow(clippy::unwrap_used)] // a test may
+
 mod downlinks;
 mod house;
 mod memory;
+mod mix;
 mod order;
 mod panics;
 
@@ -75,13 +78,6 @@ impl Fixture {
 
     fn answer(&self, label: &str) -> Answer {
         self.outcome(label).expect("was answered").expect("was accepted").answer
-    }
-
-    fn refusal(&self, label: &str) -> Refusal {
-        match self.outcome(label) {
-            Some(Err(CallError::Refused(refusal))) => refusal,
-            other => panic!("{label}: {other:?}"),
-        }
     }
 
     async fn heard(&self, count: usize) {
