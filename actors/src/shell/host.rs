@@ -30,6 +30,9 @@ const LOOKS_PER_TICK: usize = 1024;
 /// Looks before an activation beyond `active_max` is refused.
 const LOOKS_PER_ACTIVATION: usize = 16;
 
+/// Slots of the map that are not worth giving back.
+const SLOTS_KEPT: usize = 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostLimits {
     /// Messages one device may hold, in its mailbox or while it waits to be started again.
@@ -96,9 +99,6 @@ pub struct ShardHost {
 struct Active {
     addr: Addr<DeviceActor>,
     desk: Rc<Desk>,
-    used_ms: u64,
-    /// Where the device stands in the idle order.
-    listed_ms: u64,
 }
 
 /// A device whose actor panicked. Its committed state is known once `until` is settled.
@@ -199,7 +199,7 @@ impl ShardHost {
 
     fn deliver_active(&mut self, key: &DeviceKey, ask: Ask) -> io::Result<()> {
         if let Some(active) = self.active.get_mut(key) {
-            active.used_ms = self.now_ms;
+            active.desk.used_ms.set(self.now_ms);
             if active.send(ask) == Sent::Full {
                 self.counts.overloaded += 1;
             }
@@ -231,22 +231,12 @@ impl ShardHost {
 
     fn activate(&mut self, key: &DeviceKey) -> io::Result<&mut Active> {
         let head = self.store.load(key)?;
-        let desk = Rc::new(Desk::default());
-        let addr = DeviceActor::start(
-            (key.clone(), head),
-            (Rc::clone(&self.crew), Rc::clone(&desk)),
-            self.limits.mailbox_max,
-            &self.spawn,
-        );
+        let desk = Rc::new(Desk::new(key.clone(), self.now_ms));
+        let crew = Rc::clone(&self.crew);
+        let addr = DeviceActor::start((Rc::clone(&desk), head), crew, self.limits.mailbox_max, &self.spawn);
         self.counts.activations += 1;
-        self.idle.insert(self.now_ms, key.clone());
-        let active = Active {
-            addr,
-            desk,
-            used_ms: self.now_ms,
-            listed_ms: self.now_ms,
-        };
-        Ok(self.active.entry(key.clone()).or_insert(active))
+        self.idle.insert(Rc::clone(&desk));
+        Ok(self.active.entry(key.clone()).or_insert(Active { addr, desk }))
     }
 
     /// Notes the devices whose actors panicked. What lay in their mailboxes is answered already.
@@ -254,16 +244,15 @@ impl ShardHost {
         if self.crew.fallen.borrow().is_empty() {
             return;
         }
-        for key in mem::take(&mut *self.crew.fallen.borrow_mut()) {
+        for desk in mem::take(&mut *self.crew.fallen.borrow_mut()) {
             self.counts.panics += 1;
-            let active = self
-                .active
-                .remove(&key)
-                .expect("a device falls once, while it is active");
-            self.idle.remove(active.listed_ms, &key);
-            let until = active.desk.last_ticket.get();
-            let queue = VecDeque::new();
-            self.recovering.insert(key, Recovering { until, queue });
+            self.active.remove(&desk.key);
+            self.idle.remove(&desk);
+            let recovering = Recovering {
+                until: desk.last_ticket.get(),
+                queue: VecDeque::new(),
+            };
+            self.recovering.insert(desk.key.clone(), recovering);
         }
     }
 
@@ -281,6 +270,11 @@ impl ShardHost {
         let idle_since_ms = self.now_ms.saturating_sub(self.limits.passivate_after_ms);
         let surplus = |host: &Self| host.active.len() > host.limits.active_max;
         self.passivate_while(LOOKS_PER_TICK, |host, used_ms| used_ms < idle_since_ms || surplus(host));
+        // A map keeps the room it once needed, which would be memory of passive devices.
+        let slots = self.active.capacity();
+        if slots > SLOTS_KEPT && self.active.len() < slots / 8 {
+            self.active.shrink_to(slots / 4);
+        }
     }
 
     /// Whether one more device may be activated; makes room if that is possible.
@@ -297,36 +291,26 @@ impl ShardHost {
         let settled = self.crew.journal.settled();
         let mut busy = Vec::new();
         for _ in 0..looks {
-            let used_ms_of = |key: &DeviceKey| self.active.get(key).map_or(0, |active| active.used_ms);
-            let (key, used_ms) = match self.idle.longest_idle(used_ms_of) {
-                Look::Idle { key, used_ms } => (key, used_ms),
-                Look::Moved { key, used_ms } => {
-                    self.relist(&key, used_ms);
-                    continue;
-                }
+            let desk = match self.idle.longest_idle() {
+                Look::Idle(desk) => desk,
+                Look::Moved => continue,
                 Look::Nobody => break,
             };
-            if !go(self, used_ms) {
-                busy.push((used_ms, key));
+            if !go(self, desk.used_ms.get()) {
+                busy.push(desk);
                 break;
             }
-            if self.active.get(&key).is_some_and(|active| active.at_rest(settled)) {
+            if desk.at_rest(settled) {
                 // Dropping the address stops the actor. It has no message and nothing unsettled,
                 // so the next message may load the same state from the store at once.
-                self.active.remove(&key);
+                self.active.remove(&desk.key);
                 self.counts.passivations += 1;
             } else {
-                busy.push((used_ms, key));
+                busy.push(desk);
             }
         }
-        for (used_ms, key) in busy {
-            self.idle.insert(used_ms, key);
-        }
-    }
-
-    fn relist(&mut self, key: &DeviceKey, used_ms: u64) {
-        if let Some(active) = self.active.get_mut(key) {
-            active.listed_ms = used_ms;
+        for desk in busy {
+            self.idle.insert(desk);
         }
     }
 }
@@ -352,9 +336,5 @@ impl Active {
             // says `Unknown` as it goes.
             Err(SendError::Closed(_)) => Sent::Yes,
         }
-    }
-
-    fn at_rest(&self, settled: Ticket) -> bool {
-        self.desk.queued.get() == 0 && self.desk.last_ticket.get() <= settled
     }
 }

@@ -19,4 +19,4 @@ mod tests;
 pub use device_actor::{Decide, Rules};
 pub use host::{HostCounts, HostLimits, HostParts, ShardHost};
 pub use house::{Escalated, House, HouseHandle, Part, PartError, Restart, StopSignal};
-pub use spawn::{on_this_local_set, Spawn};
+pub use spawn::{on_this_local_set, DeviceTask, Spawn};

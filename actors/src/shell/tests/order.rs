@@ -115,7 +115,10 @@ async fn full_mailbox_is_refused_not_dropped() {
         }
         f.heard(7).await;
         for label in ["5", "6"] {
-            assert!(matches!(f.outcome(label), Some(Err(CallError::Overloaded { .. }))), "{label}");
+            assert!(
+                matches!(f.outcome(label), Some(Err(CallError::Overloaded { .. }))),
+                "{label}"
+            );
         }
         assert_eq!(seq(f.answer("4")), 4);
         assert_eq!(seq(f.call("later", "a", telemetry()).await.unwrap().answer), 5);
