@@ -14,9 +14,10 @@ use bytes::Bytes;
 use rocksdb::{DBCompressionType, DBRecoveryMode, IteratorMode, Options, ReadOptions, DB};
 
 use super::entries::{self, Overlay};
-use super::queue::{Extent, Queue};
+use super::queue::Queue;
 use super::writer::{Fatal, Writer};
 use super::{base_options, io_error, log_keys, open_error, refuse_headless, BlockCache};
+use crate::storage::extent::Extent;
 use crate::storage::fault::DiskFaults;
 use crate::storage::{sealed, Durable, LogCounters, LogOp, LogRecord, LogStore, StorageOpenError};
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use actors::id::ShardId;
 use rocksdb::{WriteBatch, WriteOptions, DB};
 
-use super::queue::{bytes_of, Item, Queue};
+use super::queue::{Item, Queue};
 use super::{io_error, log_keys};
 use crate::storage::fault::DiskFaults;
 use crate::storage::{sealed, LogOp, LogRecord};
@@ -70,7 +70,7 @@ impl Writer {
             Ok(written) if state.failed.is_none() => {
                 state.counters.fsyncs += u64::from(written.synced);
                 state.counters.ops += items.len() as u64;
-                state.counters.bytes += items.iter().map(|item| bytes_of(&item.op) as u64).sum::<u64>();
+                state.counters.bytes += items.iter().map(|item| item.op.payload_bytes() as u64).sum::<u64>();
                 state.counters.sync_us += written.took_us;
             }
             Ok(_) => {}
@@ -109,16 +109,15 @@ impl Writer {
     }
 
     fn needs_sync(&self, op: &LogOp) -> bool {
-        match op {
-            LogOp::Append { entries, .. } => !self.skip_fsync && !entries.is_empty(),
-            LogOp::Put { record, .. } => match record {
-                LogRecord::Vote => !self.skip_vote_fsync,
-                // Losing it costs a restarted replica some patience, never an entry.
-                LogRecord::Committed => false,
-                LogRecord::Purged => true,
-            },
-            LogOp::Truncate { .. } | LogOp::Purge { .. } => true,
-        }
+        let skipped = match op {
+            LogOp::Append { .. } => self.skip_fsync,
+            LogOp::Put {
+                record: LogRecord::Vote,
+                ..
+            } => self.skip_vote_fsync,
+            _ => false,
+        };
+        op.needs_sync() && !skipped
     }
 
     /// Operations act in the order in which they enter the batch: a deletion does not touch what
