@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::TelemetryRow;
 use crate::raft::machine::{Position, Rows};
-use crate::storage::keys::{Due as DueKey, DueKind, Space};
+use crate::storage::keys::{DueKind, DueRow, Space};
 use crate::storage::{StateStore, StateView};
 
 /// The state as a row: without the twin's documents, which have rows of their own.
@@ -122,7 +122,7 @@ impl Indexed {
             return;
         }
         let space = rows.space;
-        let due = |what, at| DueKey { what, at, device: key.clone() };
+        let due = |what, at| DueRow { what, at, device: key.clone() };
         for ((kind, old), (_, new)) in self.dues().into_iter().zip(after.dues()) {
             if old == new {
                 continue;

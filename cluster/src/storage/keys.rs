@@ -5,7 +5,8 @@
 //!      'd'  tenant u32 | device id                            the core of a device
 //!      'w'  tenant u32 | device id | 0 | section u8           a section of its twin
 //!      't'  tenant u32 | device id | 0 | seq u64              a row of its telemetry
-//!      'u'  due_ms u64 | what u8 | tenant u32 | device id     when something is due
+//!      'u'  what u8 | due_ms u64 | tenant u32 | device id     when something is due
+//!      'x'  name                                              a group's own record (the catalog)
 //!      'g'  node u64 | boot u64 | tenant u32 | device id      whose connection a gateway holds
 //! 'M' | shard u16                                        the shard's own record
 //! ```
@@ -23,9 +24,12 @@ const TWIN: u8 = b'w';
 const TELEMETRY: u8 = b't';
 const DUE: u8 = b'u';
 const GATEWAY: u8 = b'g';
+const EXTRA: u8 = b'x';
 
 /// `'S' | shard | generation | kind`
 const PREFIX_LEN: usize = 8;
+/// The part of a row's key that names shard and generation.
+pub const GENERATION_PREFIX_LEN: usize = PREFIX_LEN - 1;
 
 /// From (inclusive) and to (exclusive), as `StateView::scan` and `StateOp::DeleteRange` take them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,12 +59,28 @@ pub struct Space {
     pub generation: u32,
 }
 
+/// Why a device must be looked at. The numbers are the stored format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DueKind {
+    SessionExpiry = 1,
+    Will = 2,
+    /// The time is when the oldest telemetry row was enqueued.
+    Telemetry = 3,
+}
+
+impl DueKind {
+    pub const ALL: [DueKind; 3] = [DueKind::SessionExpiry, DueKind::Will, DueKind::Telemetry];
+
+    fn of(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
 /// Something that becomes due for a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DueRow {
     pub at: Timestamp,
-    /// What is due; the numbers belong to whoever writes them.
-    pub what: u8,
+    pub what: DueKind,
     pub device: DeviceKey,
 }
 
@@ -84,9 +104,16 @@ impl Space {
 
     pub fn due(self, due: &DueRow) -> Vec<u8> {
         let mut key = self.prefix(DUE);
+        key.push(due.what as u8);
         key.extend_from_slice(&due.at.0.to_be_bytes());
-        key.push(due.what);
         push_device(&mut key, &due.device);
+        key
+    }
+
+    /// A record of the group itself.
+    pub fn extra(self, name: &[u8]) -> Vec<u8> {
+        let mut key = self.prefix(EXTRA);
+        key.extend_from_slice(name);
         key
     }
 
@@ -106,14 +133,16 @@ impl Space {
         prefixed(self.prefix(DEVICE))
     }
 
-    /// The cores of a tenant's devices, in the order of their ids, after `after` if given.
-    pub fn devices_of(self, tenant: TenantId, after: Option<&DeviceId>) -> KeyRange {
-        let mut prefix = self.prefix(DEVICE);
-        prefix.extend_from_slice(&tenant.0.to_be_bytes());
-        let mut range = prefixed(prefix);
+    /// The cores of a tenant's devices whose ids begin with `id_prefix`, in the order of their
+    /// ids, after `after` if given. Empty (from at or past to) when `after` is beyond the prefix.
+    pub fn devices_of(self, tenant: TenantId, after: Option<&DeviceId>, id_prefix: &str) -> KeyRange {
+        let mut tenants = self.prefix(DEVICE);
+        tenants.extend_from_slice(&tenant.0.to_be_bytes());
+        let mut range = prefixed([&tenants[..], id_prefix.as_bytes()].concat());
         if let Some(after) = after {
-            range.from.extend_from_slice(after.as_str().as_bytes());
-            range.from.push(0);
+            tenants.extend_from_slice(after.as_str().as_bytes());
+            tenants.push(0);
+            range.from = range.from.max(tenants);
         }
         range
     }
@@ -147,9 +176,10 @@ impl Space {
         }
     }
 
-    /// Everything due at `now` or earlier, earliest first.
-    pub fn due_until(self, now: Timestamp) -> KeyRange {
-        let from = self.prefix(DUE);
+    /// Everything of one kind due at `now` or earlier, earliest first.
+    pub fn due_until(self, what: DueKind, now: Timestamp) -> KeyRange {
+        let mut from = self.prefix(DUE);
+        from.push(what as u8);
         let to = match now.0.checked_add(1) {
             Some(end) => [&from[..], &end.to_be_bytes()].concat(),
             None => prefixed(from.clone()).to,
@@ -216,13 +246,9 @@ pub fn parse_device(key: &[u8]) -> Option<DeviceKey> {
 
 /// `None` if the key names something else.
 pub fn parse_due(key: &[u8]) -> Option<DueRow> {
-    let (at, rest) = take_u64(after_kind(key, DUE)?)?;
-    let (what, rest) = rest.split_first()?;
-    Some(DueRow {
-        at: Timestamp(at),
-        what: *what,
-        device: take_device(rest)?,
-    })
+    let (what, rest) = after_kind(key, DUE)?.split_first()?;
+    let (at, rest) = take_u64(rest)?;
+    Some(DueRow { at: Timestamp(at), what: DueKind::of(*what)?, device: take_device(rest)? })
 }
 
 /// `None` if the key names something else.

@@ -29,7 +29,7 @@ fn holds(range: &KeyRange, key: &[u8]) -> bool {
 
 proptest! {
     #[test]
-    fn what_was_built_is_parsed(space in space(), device in device(), a in number(), b in number(), what: u8) {
+    fn what_was_built_is_parsed(space in space(), device in device(), a in number(), b in number(), what in proptest::sample::select(&DueKind::ALL[..])) {
         let due = DueRow { at: Timestamp(a), what, device: device.clone() };
         let gateway = Gateway { node: a, boot: b };
         prop_assert_eq!(parse_device(&space.device(&device)), Some(device.clone()));
@@ -47,7 +47,7 @@ proptest! {
         prop_assert_eq!(space.device(&x).cmp(&space.device(&y)), x.cmp(&y));
         prop_assert_eq!(space.telemetry(&x, a).cmp(&space.telemetry(&x, b)), a.cmp(&b));
         prop_assert_eq!(space.telemetry(&x, a).cmp(&space.telemetry(&y, b)), (&x, a).cmp(&(&y, b)));
-        let due = |at, device: &DeviceKey| space.due(&DueRow { at: Timestamp(at), what: 0, device: device.clone() });
+        let due = |at, device: &DeviceKey| space.due(&DueRow { at: Timestamp(at), what: DueKind::Will, device: device.clone() });
         prop_assert_eq!(due(a, &x).cmp(&due(b, &y)), (a, &x).cmp(&(b, &y)));
     }
 
@@ -60,11 +60,11 @@ proptest! {
         prop_assert_eq!(holds(&space.telemetry_from(&x, a), &space.telemetry(&y, b)), same && b >= a);
         prop_assert_eq!(holds(&space.telemetry_below(&x, a), &space.telemetry(&y, b)), same && b < a);
         prop_assert_eq!(holds(&space.twin_of(&x), &space.twin(&y, 255)), same);
-        prop_assert_eq!(holds(&space.devices_of(x.tenant, None), &space.device(&y)), x.tenant == y.tenant);
+        prop_assert_eq!(holds(&space.devices_of(x.tenant, None, ""), &space.device(&y)), x.tenant == y.tenant);
         let after = x.tenant == y.tenant && y.device > x.device;
-        prop_assert_eq!(holds(&space.devices_of(x.tenant, Some(&x.device)), &space.device(&y)), after);
-        let due = DueRow { at: Timestamp(b), what: 255, device: y.clone() };
-        prop_assert_eq!(holds(&space.due_until(Timestamp(a)), &space.due(&due)), b <= a);
+        prop_assert_eq!(holds(&space.devices_of(x.tenant, Some(&x.device), ""), &space.device(&y)), after);
+        let due = DueRow { at: Timestamp(b), what: DueKind::Telemetry, device: y.clone() };
+        prop_assert_eq!(holds(&space.due_until(DueKind::Telemetry, Timestamp(a)), &space.due(&due)), b <= a);
         let (g, h) = (Gateway { node: a, boot: b }, Gateway { node: b, boot: a });
         prop_assert_eq!(holds(&space.gateway_of(g), &space.gateway(h, &y)), g == h);
 
