@@ -337,6 +337,13 @@ impl ShardHost {
     }
 }
 
+impl Drop for ShardHost {
+    fn drop(&mut self) {
+        // Actors outlive their addresses by what is in their mailboxes; none of it may be submitted.
+        self.crew.retired.set(true);
+    }
+}
+
 #[derive(PartialEq, Eq)]
 enum Sent {
     Yes,

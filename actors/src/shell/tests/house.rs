@@ -18,7 +18,7 @@ fn part(name: &'static str, restart: Restart, failures: u64, starts: &Arc<Atomic
         let start = starts.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             if start < failures {
-                if start % 2 == 0 {
+                if start.is_multiple_of(2) {
                     panic!("on purpose");
                 }
                 return Err("failed on purpose".into());
