@@ -4,8 +4,9 @@
 //! devices in memory that are in use, and contains the panic of a device to that device. It does
 //! not know what a command means nor how events become durable.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::io;
 use std::mem;
 use std::rc::Rc;
@@ -21,9 +22,10 @@ use crate::device::Command;
 use crate::id::DeviceKey;
 use crate::ports::{Journal, ReplyTo, Store, Ticket};
 
-/// Hashed with fixed keys: the order of a map is the same in every run.
+/// Hashed with fixed keys: the order is the same in every run. A set of boxes, because its slots
+/// are up to twice as many as its devices.
 #[allow(clippy::disallowed_types)]
-type DeviceMap<V> = std::collections::HashMap<DeviceKey, V, BuildHasherDefault<DefaultHasher>>;
+type ActiveSet = std::collections::HashSet<Box<Active>, BuildHasherDefault<DefaultHasher>>;
 
 /// Looks at the idle order per tick: bounds how long a tick keeps the arbiter.
 const LOOKS_PER_TICK: usize = 1024;
@@ -88,7 +90,7 @@ pub struct ShardHost {
     spawn: Spawn,
     limits: HostLimits,
     admission: Admission,
-    active: DeviceMap<Active>,
+    active: ActiveSet,
     idle: IdleOrder,
     recovering: BTreeMap<DeviceKey, Recovering>,
     /// Of the last tick. Coarse on purpose: a message reads no clock for it.
@@ -100,6 +102,26 @@ struct Active {
     addr: Addr<DeviceActor>,
     desk: Rc<Desk>,
 }
+
+impl Borrow<DeviceKey> for Box<Active> {
+    fn borrow(&self) -> &DeviceKey {
+        &self.desk.key
+    }
+}
+
+impl Hash for Active {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.desk.key.hash(hasher);
+    }
+}
+
+impl PartialEq for Active {
+    fn eq(&self, other: &Self) -> bool {
+        self.desk.key == other.desk.key
+    }
+}
+
+impl Eq for Active {}
 
 /// A device whose actor panicked. Its committed state is known once `until` is settled.
 struct Recovering {
@@ -115,7 +137,7 @@ impl ShardHost {
             spawn: parts.spawn,
             admission: Admission::new(parts.limits.queue_max),
             limits: parts.limits,
-            active: DeviceMap::default(),
+            active: ActiveSet::default(),
             idle: IdleOrder::default(),
             recovering: BTreeMap::new(),
             now_ms: 0,
@@ -177,7 +199,7 @@ impl ShardHost {
         self.take_in_fallen();
         self.crew.retired.set(true);
         self.crew = Rc::new(Crew::new(Rc::clone(&self.crew.rules), Rc::clone(&self.crew.journal)));
-        self.active = DeviceMap::default();
+        self.active = ActiveSet::default();
         self.recovering.clear();
         self.idle.clear();
     }
@@ -198,19 +220,18 @@ impl ShardHost {
     }
 
     fn deliver_active(&mut self, key: &DeviceKey, ask: Ask) -> io::Result<()> {
-        if let Some(active) = self.active.get_mut(key) {
+        let sent = if let Some(active) = self.active.get(key) {
             active.desk.used_ms.set(self.now_ms);
-            if active.send(ask) == Sent::Full {
-                self.counts.overloaded += 1;
-            }
-            return Ok(());
-        }
-        if !self.has_room() {
-            self.counts.overloaded += 1;
+            active.send(ask)
+        } else if self.has_room() {
+            self.activate(key)?.send(ask)
+        } else {
             refuse(ask.reply, "active devices of this shard");
-            return Ok(());
+            Sent::Full
+        };
+        if sent == Sent::Full {
+            self.counts.overloaded += 1;
         }
-        self.activate(key)?.send(ask);
         Ok(())
     }
 
@@ -229,14 +250,15 @@ impl ShardHost {
         Ok(())
     }
 
-    fn activate(&mut self, key: &DeviceKey) -> io::Result<&mut Active> {
+    fn activate(&mut self, key: &DeviceKey) -> io::Result<&Active> {
         let head = self.store.load(key)?;
         let desk = Rc::new(Desk::new(key.clone(), self.now_ms));
         let crew = Rc::clone(&self.crew);
         let addr = DeviceActor::start((Rc::clone(&desk), head), crew, self.limits.mailbox_max, &self.spawn);
         self.counts.activations += 1;
         self.idle.insert(Rc::clone(&desk));
-        Ok(self.active.entry(key.clone()).or_insert(Active { addr, desk }))
+        self.active.insert(Box::new(Active { addr, desk }));
+        Ok(self.active.get(key).expect("it was inserted just now"))
     }
 
     /// Notes the devices whose actors panicked. What lay in their mailboxes is answered already.
@@ -315,6 +337,13 @@ impl ShardHost {
     }
 }
 
+impl Drop for ShardHost {
+    fn drop(&mut self) {
+        // Actors outlive their addresses by what is in their mailboxes; none of it may be submitted.
+        self.crew.retired.set(true);
+    }
+}
+
 #[derive(PartialEq, Eq)]
 enum Sent {
     Yes,
@@ -322,7 +351,7 @@ enum Sent {
 }
 
 impl Active {
-    fn send(&mut self, ask: Ask) -> Sent {
+    fn send(&self, ask: Ask) -> Sent {
         match self.addr.try_send(ask) {
             Ok(()) => {
                 self.desk.queued.set(self.desk.queued.get() + 1);

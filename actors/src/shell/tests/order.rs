@@ -100,6 +100,24 @@ async fn reset_ends_queued_messages_as_unknown() {
     .await;
 }
 
+/// The same when the host itself goes away.
+#[tokio::test]
+async fn dropped_host_submits_nothing_more() {
+    on_one_thread(async {
+        let mut f = Fixture::new(HostLimits::default());
+        f.call("register", "a", register()).await.unwrap();
+        f.send("queued", "a", telemetry());
+        let Fixture {
+            host, ledger, heard, ..
+        } = f;
+        drop(host);
+        until(|| heard.lock().unwrap().len() == 2).await;
+        assert_eq!(heard.lock().unwrap()[1].1, Err(CallError::Unknown));
+        assert_eq!(ledger.events().len(), 1);
+    })
+    .await;
+}
+
 /// A device holds no more than its mailbox; what exceeds it hears so and changes nothing.
 #[tokio::test]
 async fn full_mailbox_is_refused_not_dropped() {
