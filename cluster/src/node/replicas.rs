@@ -21,7 +21,7 @@ use crate::router::protocol::Ask;
 use crate::shard::apply::ShardApply;
 use crate::shard::runtime::{mailbox, Runtime, ShardEnv};
 use crate::storage::{LogStore, StateStore};
-use crate::transport::Transport;
+use crate::transport::{Refusal, Transport};
 
 /// How long other voters leave the first membership to the one that should write it.
 const INITIALISE_AFTER: Duration = Duration::from_millis(1_500);
@@ -188,7 +188,7 @@ impl Replicas {
             if met >= needed {
                 return;
             }
-            if self.transport.refused_as_used() {
+            if self.transport.counters().refused_by_peer_for(Refusal::Ledger) > 0 {
                 let reason = format!(
                     "node id {} was used before with another data directory, and {} is empty; an id is never used \
                      twice: restore the directory, or add a node under a new id",

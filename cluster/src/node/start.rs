@@ -58,7 +58,7 @@ struct Disk {
     lock: DirLock,
     log: Arc<dyn LogStore>,
     state: Arc<dyn StateStore>,
-    ledger: FileLedger,
+    ledger: Arc<FileLedger>,
 }
 
 fn identity_error(error: IdentityError) -> StartError {
@@ -111,7 +111,7 @@ fn open_disk(
     let state = RocksState::open(&state_dir, state_options).map_err(|e| open_error(&state_dir, e))?;
     let ledger = FileLedger::open(dir).map_err(|e| open_error(dir, e))?;
     identity.mark_initialised(dir).map_err(identity_error)?;
-    Ok(Disk { identity, fresh, lock, log: Arc::new(log), state: Arc::new(state), ledger })
+    Ok(Disk { identity, fresh, lock, log: Arc::new(log), state: Arc::new(state), ledger: Arc::new(ledger) })
 }
 
 /// # Errors
@@ -240,7 +240,7 @@ async fn start_transport(
         }),
     };
     let handler = Arc::new(PeerHandler(peers.clone()));
-    let ledger = Arc::new(disk.ledger.clone());
+    let ledger = disk.ledger.clone();
     let peers = peers.clone();
     let started = run_on(arbiter, async move {
         peers.runs_here();

@@ -17,11 +17,9 @@ use crate::storage::{StateStore, StateView};
 
 /// The state as a row: without the twin's documents, which have rows of their own.
 pub fn encode_core(state: &mut DeviceState) -> Vec<u8> {
-    let documents = state.twin.sections.each_mut().map(|section| section.json.take());
+    let documents = state.twin.take_documents();
     let bytes = codec::encode(state);
-    for (section, json) in state.twin.sections.iter_mut().zip(documents) {
-        section.json = json;
-    }
+    state.twin.put_documents(documents);
     bytes
 }
 

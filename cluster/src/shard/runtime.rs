@@ -362,9 +362,9 @@ impl Runtime {
         }
         let now_ms = self.env.clock.monotonic_ms();
         let sweep = (self.ticks + u64::from(self.group.shard.0)).is_multiple_of(SWEEP_TICKS);
-        let Lead::Serving(serving) = &mut self.lead else {
+        if !matches!(self.lead, Lead::Serving(_)) {
             return;
-        };
+        }
         let due = if sweep { self.swept(now_ms) } else { Ok(Vec::new()) };
         let Lead::Serving(serving) = &mut self.lead else { return };
         let result = due.and_then(|due| {
