@@ -19,7 +19,6 @@ pub const HOLD: u8 = 1;
 pub const DROP: u8 = 2;
 pub const PANIC: u8 = 3;
 
-pub const SECOND: Duration = Duration::from_secs(1);
 pub const LONG: Duration = Duration::from_secs(10);
 
 struct RuntimeClock(tokio::time::Instant);

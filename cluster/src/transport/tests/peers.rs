@@ -1,8 +1,5 @@
 //! What is noticed of a peer's process, and coming back.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use bytes::Bytes;
 
 use super::harness::*;
