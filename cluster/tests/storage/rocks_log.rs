@@ -236,3 +236,49 @@ fn a_log_that_lost_its_head_is_refused() {
     let outcome = RocksLog::open(&root.path().join("empty"), options, Box::new(|_| {}));
     assert!(matches!(outcome, Err(StorageOpenError::Corrupt { .. })));
 }
+
+/// RocksDB itself would take this for a torn tail and drop what was acknowledged.
+#[test]
+fn a_damaged_length_is_refused_although_it_points_behind_the_end() {
+    let root = tempfile::tempdir().unwrap();
+    let killed = killed(root.path());
+    let wal = files(&killed, "log").pop().unwrap();
+    // The length of the first record: `checksum u32 | length u16 | type u8`.
+    damage_file(&wal, 5);
+    assert!(refused(&killed));
+}
+
+/// RocksDB itself would take this for damage and never open again.
+#[test]
+fn a_last_write_that_lost_pages_is_dropped() {
+    let root = tempfile::tempdir().unwrap();
+    let live = root.path().join("live");
+    let log = open(&live);
+    write(&log, append(A, 1, &["a"])).unwrap();
+    write(&log, append(A, 2, &[&"x".repeat(300_000)])).unwrap();
+    let copy = root.path().join("copy");
+    copy_dir(&live, &copy);
+    let wal = files(&copy, "log").pop().unwrap();
+    let mut bytes = std::fs::read(&wal).unwrap();
+    bytes[100_000..140_000].fill(0);
+    std::fs::write(&wal, bytes).unwrap();
+    let log = open(&copy);
+    assert_eq!(read(&log, A), "1=a");
+    write(&log, append(A, 2, &["b"])).unwrap();
+    drop(log);
+    assert_eq!(read(&open(&copy), A), "1=a 2=b");
+}
+
+/// Damage in a table is found when the log opens, before the replica votes.
+#[test]
+fn a_damaged_table_is_refused_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("live");
+    let log = open(&dir);
+    write(&log, append(A, 1, &["a", "b", "c"])).unwrap();
+    drop(log);
+    // Opening moves what the WAL held into a table.
+    drop(open(&dir));
+    damage_file(&files(&dir, "sst")[0], 30);
+    assert!(refused(&dir));
+}

@@ -12,6 +12,7 @@ use actors::id::ShardId;
 use rocksdb::{WriteBatch, WriteOptions, DB};
 
 use super::queue::{Item, Queue};
+use super::wal::Mark;
 use super::{io_error, log_keys};
 use crate::storage::fault::DiskFaults;
 use crate::storage::{sealed, LogOp, LogRecord};
@@ -32,6 +33,8 @@ pub struct Writer {
     /// Per shard, the index below which nothing is left. A purge deletes from here: deletions that
     /// all began at 0 would overlap, and cost reads the square of their number.
     pub purged_below: BTreeMap<ShardId, u64>,
+    /// What the next batch says about those before it.
+    pub mark: Mark,
     /// Reused for sealing.
     pub scratch: Vec<u8>,
 }
@@ -85,10 +88,19 @@ impl Writer {
             return Err(io::Error::other(reason));
         }
         let mut batch = WriteBatch::default();
+        // First and last, where `wal` looks for it.
+        batch.put_log_data(self.mark.bytes());
         let mut emptied = Vec::new();
         for item in items {
             self.encode(&item.op, &mut batch, &mut emptied);
         }
+        if batch.is_empty() {
+            return Ok(Written {
+                synced: false,
+                took_us: 0,
+            });
+        }
+        batch.put_log_data(self.mark.bytes());
         let synced = items.iter().any(|item| self.needs_sync(&item.op));
         let watch = Stopwatch::start();
         if let Some(faults) = &self.faults {
@@ -102,6 +114,9 @@ impl Writer {
             self.db.flush_wal(true).map_err(|e| io_error(&e))?;
         }
         let took_us = watch.micros();
+        if synced {
+            self.mark.synced = self.db.latest_sequence_number();
+        }
         for (from, to) in emptied {
             self.db.delete_file_in_range(from, to).map_err(|e| io_error(&e))?;
         }
