@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use actors::device::{CloseCause, Command, Subscription};
 use actors::id::DeviceKey;
-use actors::wire::topic;
 use actors::ports::{CallError, CallResult, Downlink, DownlinkBody, ReplyTo};
+use actors::wire::topic;
 use rand::Rng;
 use rmqtt_codec::types::Publish;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -133,13 +133,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if answered.number == ANNOUNCEMENT {
                 self.announced(answered.result)?;
             } else {
-                let Answered { number, attempt, result } = answered;
+                let Answered {
+                    number,
+                    attempt,
+                    result,
+                } = answered;
                 self.inflight.answered(number, attempt, result, self.now)?;
             }
         }
         if notes.leader_changed {
             self.inflight.leader_changed(self.now);
-            let spread = self.shared.limits.announce_spread.mul_f64(rand::rng().random_range(0.0..1.0));
+            let spread = self
+                .shared
+                .limits
+                .announce_spread
+                .mul_f64(rand::rng().random_range(0.0..1.0));
             self.announce_at.get_or_insert(self.now + spread);
         }
         for downlink in notes.downlinks {
@@ -347,7 +355,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn next_deadline(&self) -> Option<Instant> {
         let limits = &self.shared.limits;
-        let silence = self.silence_max.filter(|_| self.listens()).map(|max| self.heard_at + max);
+        let silence = self
+            .silence_max
+            .filter(|_| self.listens())
+            .map(|max| self.heard_at + max);
         [
             self.inflight.oldest().map(|since| since + limits.commit_timeout),
             self.inflight.resend_at(),
@@ -439,7 +450,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 None => self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline.into()))),
             }
         }
-        let fired = self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
+        let fired = self
+            .sleep
+            .as_mut()
+            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
         if fired {
             self.armed = None;
         }

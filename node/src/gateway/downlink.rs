@@ -71,7 +71,9 @@ impl Down {
 
     /// Something could be sent, were there room in the write buffer.
     pub fn is_waiting(&self) -> bool {
-        self.queue.front().is_some_and(|next| !next.at_least_once || self.unacknowledged.len() < self.window)
+        self.queue
+            .front()
+            .is_some_and(|next| !next.at_least_once || self.unacknowledged.len() < self.window)
     }
 
     /// A PUBACK of the client; one for nothing we sent is ignored.

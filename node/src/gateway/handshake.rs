@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
-use actors::device::{Answer, Command, OpenSession, Subscription, Will};
+use actors::device::{check_telemetry, Answer, Command, OpenSession, Subscription, Will};
 use actors::id::{DeviceId, DeviceKey};
 use actors::ports::CallError;
 use actors::wire::topic;
@@ -349,6 +349,7 @@ fn will_of(device: &DeviceId, will: &WillRequest) -> Result<Will, NoEntry> {
     let target = topic::parse_publish(device, &will.topic).map_err(|_| NoEntry::WillTopic)?;
     let telemetry = super::publish::telemetry(target, will.content_type.as_ref(), &will.properties, &will.payload);
     let telemetry = telemetry.ok_or(NoEntry::WillTopic)?;
+    check_telemetry(&telemetry).map_err(|_| NoEntry::WillInvalid)?;
     Ok(Will {
         delay_secs: will.delay_secs,
         telemetry,
@@ -448,13 +449,7 @@ async fn open_until(shared: &Arc<Shared>, key: &DeviceKey, command: Command) -> 
     Err(no)
 }
 
-fn accept(
-    shared: &Shared,
-    mut protocol: Protocol,
-    request: &Request,
-    opened: Opened,
-    out: &mut BytesMut,
-) -> Admitted {
+fn accept(shared: &Shared, mut protocol: Protocol, request: &Request, opened: Opened, out: &mut BytesMut) -> Admitted {
     let limits = &shared.limits;
     let v3 = v3::ConnectAck {
         return_code: v3::ConnectAckReason::ConnectionAccepted,

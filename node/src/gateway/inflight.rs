@@ -161,7 +161,10 @@ impl InFlight {
 
     /// The digest of the publish that holds this packet id.
     pub fn publish_with(&self, packet_id: NonZeroU16) -> Option<u64> {
-        self.entries.iter().find(|e| e.after.publish_id() == Some(packet_id)).map(|e| e.digest)
+        self.entries
+            .iter()
+            .find(|e| e.after.publish_id() == Some(packet_id))
+            .map(|e| e.digest)
     }
 
     /// Takes a command of the session; it gets the next ordinal.

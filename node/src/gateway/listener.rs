@@ -1,8 +1,8 @@
 //! The gateway as a whole: accepts connections, hands them to the arbiters, ends them gently.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,6 @@ use actors::device::Policy;
 use actors::id::{DeviceKey, NodeId, ShardId};
 use cluster::api::{ArbiterHandle, DownlinkSink};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
 
 use super::auth::Authenticator;
 use super::connection::Connection;
@@ -52,7 +51,10 @@ impl Gateway {
     /// The address cannot be listened on, or there is no arbiter.
     pub fn start(config: GatewayConfig, devices: Arc<dyn Devices>, arbiters: Vec<ArbiterHandle>) -> io::Result<Self> {
         let Some(first) = arbiters.first().cloned() else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no arbiter to serve connections on"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "no arbiter to serve connections on",
+            ));
         };
         let listener = listen(config.listen)?;
         let address = listener.local_addr()?;
@@ -263,19 +265,19 @@ async fn stopped(shared: &Shared) {
 /// send again what waits.
 async fn watch_leaders(shared: Arc<Shared>) {
     let mut changes = shared.devices.leadership_changes();
-    let mut known: std::collections::HashMap<ShardId, Option<NodeId>> = std::collections::HashMap::new();
+    let mut known: HashMap<ShardId, NodeId> = HashMap::new();
     loop {
         let devices = &*shared.devices;
-        let mut seen = known.clone();
-        let changed = std::cell::RefCell::new(&mut seen);
+        let mut seen = HashMap::new();
         shared.registry.leader_changed(|key: &DeviceKey| {
             let shard = devices.shard_of(key);
-            let leader = devices.leader(shard);
-            let before = changed.borrow_mut().insert(shard, leader);
-            let _ = before;
-            leader.is_some() && known.get(&shard).is_none_or(|before| *before != leader)
+            let Some(leader) = devices.leader(shard) else {
+                return false;
+            };
+            seen.insert(shard, leader);
+            known.get(&shard) != Some(&leader)
         });
-        known = seen;
+        known.extend(seen);
         if changes.changed().await.is_err() {
             return;
         }

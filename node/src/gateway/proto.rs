@@ -152,7 +152,11 @@ impl Protocol {
         let publish = Box::new(Publish {
             dup: false,
             retain: false,
-            qos: if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce },
+            qos: if packet_id.is_some() {
+                QoS::AtLeastOnce
+            } else {
+                QoS::AtMostOnce
+            },
             topic: outgoing.topic.into(),
             packet_id,
             payload: outgoing.payload.into(),
@@ -233,7 +237,11 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, Violation> {
         v5::Packet::PublishAck(ack) => Incoming::PubAck(ack.packet_id),
         v5::Packet::Subscribe(subscribe) => Incoming::Subscribe(Subscribe {
             packet_id: subscribe.packet_id,
-            filters: subscribe.topic_filters.into_iter().map(|(filter, options)| (filter, options.qos)).collect(),
+            filters: subscribe
+                .topic_filters
+                .into_iter()
+                .map(|(filter, options)| (filter, options.qos))
+                .collect(),
             has_identifier: subscribe.id.is_some(),
             properties: subscribe.user_properties.len(),
         }),
@@ -262,7 +270,10 @@ fn check_publish_properties(publish: &Publish) -> Result<(), Violation> {
     if !properties.subscription_ids.is_empty() {
         return Err(Violation::Protocol);
     }
-    let mut texts = properties.user_properties.iter().flat_map(|(name, value)| [name, value]);
+    let mut texts = properties
+        .user_properties
+        .iter()
+        .flat_map(|(name, value)| [name, value]);
     let nul = |text: &ByteString| text.contains('\0');
     if texts.any(nul) || properties.content_type.as_ref().is_some_and(nul) {
         return Err(Violation::Malformed);

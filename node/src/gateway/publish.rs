@@ -3,7 +3,7 @@
 //! Everything that can be refused without the device's state is refused before an ordinal is
 //! given; what has an ordinal is carried out, or the connection ends without a PUBACK.
 
-use actors::device::{Command, Delivery, Origin, Telemetry};
+use actors::device::{check_telemetry, Command, Delivery, Origin, Telemetry};
 use actors::ports::{CallResult, Reply};
 use actors::time::Timestamp;
 use actors::wire::receipt::Receipt;
@@ -24,8 +24,6 @@ const RECEIPT: ByteString = ByteString::from_static("holdfast-receipt");
 const MESSAGE_ID: [&str; 2] = ["message-id", "$.mid"];
 /// User property with the device's own time: RFC 3339, or milliseconds since 1970.
 const DEVICE_TIME: &str = "hf-device-time";
-/// Bytes of a message id (see [`Telemetry::message_id`]).
-const MESSAGE_ID_LEN_MAX: usize = 128;
 /// What a message costs the node beside its payload.
 const OVERHEAD_BYTES: usize = 512;
 
@@ -61,7 +59,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let Some(packet_id) = publish.packet_id else {
             // DUP says nothing without a packet id [MQTT-3.3.1-2].
-            return if publish.dup { Err(self.offence(Violation::Malformed)) } else { Ok(Repeated::No) };
+            return if publish.dup {
+                Err(self.offence(Violation::Malformed))
+            } else {
+                Ok(Repeated::No)
+            };
         };
         match self.inflight.publish_with(packet_id) {
             // It will be answered once; that answers both.
@@ -85,14 +87,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Some(telemetry) = telemetry(target, content_type, user, &publish.payload) else {
             return self.refuse(&publish, PublishAckReason::TopicNameInvalid, "unknown_topic");
         };
-        if telemetry.message_id.as_ref().is_some_and(|id| id.len() > MESSAGE_ID_LEN_MAX) {
-            return self.refuse(&publish, PublishAckReason::ImplementationSpecificError, "message_id_too_long");
+        if let Err(refusal) = check_telemetry(&telemetry) {
+            return self.refuse(&publish, reasons::puback(&refusal), "telemetry_invalid");
         }
-        let bytes = match self.admit(publish)? {
-            Admission::Granted { publish, bytes } => Some((publish, bytes)),
-            Admission::Settled => None,
-        };
-        let Some((publish, bytes)) = bytes else {
+        let Admission::Granted { publish, bytes } = self.admit(publish)? else {
             return Ok(());
         };
         let digest = digest(&publish);
@@ -101,11 +99,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             dup: publish.dup,
             digest,
         });
-        let after = publish.packet_id.map_or(After::Nothing, |packet_id| After::PubAck { packet_id });
-        self.inflight.push(after, digest, bytes, self.now, |fence| Command::RecordTelemetry {
-            origin: Origin::Session { fence, delivery },
-            telemetry,
-        });
+        let after = publish
+            .packet_id
+            .map_or(After::Nothing, |packet_id| After::PubAck { packet_id });
+        self.inflight
+            .push(after, digest, bytes, self.now, |fence| Command::RecordTelemetry {
+                origin: Origin::Session { fence, delivery },
+                telemetry,
+            });
         Ok(())
     }
 
@@ -129,15 +130,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Refuses a publish that has no ordinal, in its turn.
-    pub(super) fn refuse(
-        &mut self,
-        publish: &Publish,
-        reason: PublishAckReason,
-        why: &'static str,
-    ) -> Result<(), End> {
+    pub(super) fn refuse(&mut self, publish: &Publish, reason: PublishAckReason, why: &'static str) -> Result<(), End> {
         match publish.packet_id {
             Some(packet_id) if self.protocol.is_v5() => {
-                self.inflight.push_local(After::PubAck { packet_id }, Outcome::Local(reason), self.now);
+                self.inflight
+                    .push_local(After::PubAck { packet_id }, Outcome::Local(reason), self.now);
                 metrics::puback(why);
                 Ok(())
             }
@@ -204,7 +201,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let properties = receipt_of(outcome).map(receipt_property).unwrap_or_default();
         if !self.is_mute() {
-            self.protocol.puback(&mut self.socket.output, packet_id, reason, properties);
+            self.protocol
+                .puback(&mut self.socket.output, packet_id, reason, properties);
         }
         Ok(())
     }
@@ -217,7 +215,10 @@ enum Repeated {
 }
 
 pub(super) enum Admission {
-    Granted { publish: Box<Publish>, bytes: usize },
+    Granted {
+        publish: Box<Publish>,
+        bytes: usize,
+    },
     /// Refused, dropped or held.
     Settled,
 }
@@ -231,7 +232,10 @@ pub(super) fn telemetry(
 ) -> Option<Telemetry> {
     let mut telemetry = Telemetry {
         content_type: content_type.map(ToString::to_string),
-        properties: user.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        properties: user
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect(),
         device_time: find(user, DEVICE_TIME).and_then(device_time),
         message_id: MESSAGE_ID.iter().find_map(|name| find(user, name)).map(str::to_owned),
         body: payload.to_vec(),
@@ -242,9 +246,13 @@ pub(super) fn telemetry(
         PublishTopic::AzureTelemetry { properties: bag } => {
             telemetry.message_id = telemetry.message_id.or(bag.message_id);
             telemetry.content_type = telemetry.content_type.or(bag.content_type);
-            telemetry.device_time = telemetry.device_time.or(bag.created_at.as_deref().and_then(device_time));
+            telemetry.device_time = telemetry
+                .device_time
+                .or(bag.created_at.as_deref().and_then(device_time));
             telemetry.properties.extend(bag.properties);
-            telemetry.properties.extend(bag.content_encoding.map(|encoding| ("$.ce".to_owned(), encoding)));
+            telemetry
+                .properties
+                .extend(bag.content_encoding.map(|encoding| ("$.ce".to_owned(), encoding)));
         }
         PublishTopic::TwinGet { .. } | PublishTopic::TwinReported { .. } => return None,
     }
@@ -253,7 +261,9 @@ pub(super) fn telemetry(
 }
 
 fn find<'u>(user: &'u [(ByteString, ByteString)], wanted: &str) -> Option<&'u str> {
-    user.iter().find(|(name, _)| *name == *wanted).map(|(_, value)| &**value)
+    user.iter()
+        .find(|(name, _)| *name == *wanted)
+        .map(|(_, value)| &**value)
 }
 
 /// Milliseconds since 1970, or RFC 3339; anything else stays a mere property.

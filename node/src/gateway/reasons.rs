@@ -7,7 +7,9 @@ use actors::device::{CloseCause, Refusal};
 use actors::ports::CallError;
 use rmqtt_codec::error::DecodeError;
 use rmqtt_codec::v3::ConnectAckReason as Connack3;
-use rmqtt_codec::v5::{ConnectAckReason as Connack5, DisconnectReasonCode as Bye, PublishAckReason, SubscribeAckReason};
+use rmqtt_codec::v5::{
+    ConnectAckReason as Connack5, DisconnectReasonCode as Bye, PublishAckReason, SubscribeAckReason,
+};
 
 /// What a client did against the protocol or the bounds. Each ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +85,9 @@ impl From<DecodeError> for Violation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// DISCONNECT with reason 0, and the session expiry it may change.
-    Goodbye { expiry_secs: Option<u32> },
+    Goodbye {
+        expiry_secs: Option<u32>,
+    },
     /// DISCONNECT with another reason (0x04: publish the will).
     GoodbyeWithWill,
     /// The socket was closed or failed.
@@ -98,7 +102,9 @@ pub enum End {
     Draining,
     ShuttingDown,
     /// Nothing came of a command within its deadline; it may have been committed.
-    Unanswered { overloaded: bool },
+    Unanswered {
+        overloaded: bool,
+    },
     /// The device refuses in a way that leaves this session without a next ordinal.
     Broken(&'static str),
 }
@@ -163,13 +169,18 @@ pub fn ends_session(refusal: &Refusal) -> Option<End> {
 /// Why a publish was not carried out.
 pub fn puback(refusal: &Refusal) -> PublishAckReason {
     match refusal {
-        Refusal::NotRegistered | Refusal::Disabled | Refusal::SectionForbidden { .. } => PublishAckReason::NotAuthorized,
+        Refusal::NotRegistered | Refusal::Disabled | Refusal::SectionForbidden { .. } => {
+            PublishAckReason::NotAuthorized
+        }
         Refusal::SectionTooLarge { .. } | Refusal::TooManySubscriptions { .. } => PublishAckReason::QuotaExceeded,
-        Refusal::SectionTooDeep { .. } | Refusal::SectionInvalid { .. } => PublishAckReason::PayloadFormatInvalid,
+        Refusal::SectionTooDeep { .. } | Refusal::SectionInvalid { .. } | Refusal::TelemetryInvalid { .. } => {
+            PublishAckReason::PayloadFormatInvalid
+        }
         Refusal::AlreadyRegistered
         | Refusal::StaleVersion { .. }
         | Refusal::StaleSession { .. }
         | Refusal::OrdinalGap { .. }
+        | Refusal::FilterInvalid { .. }
         | Refusal::Quarantined => PublishAckReason::ImplementationSpecificError,
     }
 }
@@ -178,6 +189,7 @@ pub fn suback(refusal: &Refusal) -> SubscribeAckReason {
     match refusal {
         Refusal::TooManySubscriptions { .. } => SubscribeAckReason::QuotaExceeded,
         Refusal::NotRegistered | Refusal::Disabled => SubscribeAckReason::NotAuthorized,
+        Refusal::FilterInvalid { .. } => SubscribeAckReason::TopicFilterInvalid,
         _ => SubscribeAckReason::UnspecifiedError,
     }
 }
@@ -189,7 +201,10 @@ pub fn twin_status(refusal: &Refusal) -> u16 {
         Refusal::Disabled | Refusal::SectionForbidden { .. } => 403,
         Refusal::StaleVersion { .. } => 412,
         Refusal::SectionTooLarge { .. } | Refusal::TooManySubscriptions { .. } => 413,
-        Refusal::SectionTooDeep { .. } | Refusal::SectionInvalid { .. } => 400,
+        Refusal::SectionTooDeep { .. }
+        | Refusal::SectionInvalid { .. }
+        | Refusal::TelemetryInvalid { .. }
+        | Refusal::FilterInvalid { .. } => 400,
         Refusal::AlreadyRegistered | Refusal::StaleSession { .. } | Refusal::OrdinalGap { .. } => 409,
         Refusal::Quarantined => 500,
     }
@@ -210,6 +225,8 @@ pub enum NoEntry {
     BadAuthMethod,
     /// The will's topic is not telemetry of this device.
     WillTopic,
+    /// Its properties or size break the rules of telemetry.
+    WillInvalid,
     WillQos,
     TooManyProperties,
     /// A device whose state is damaged.
@@ -240,6 +257,7 @@ impl NoEntry {
             NoEntry::Protocol => Connack5::ProtocolError,
             NoEntry::BadAuthMethod => Connack5::BadAuthenticationMethod,
             NoEntry::WillTopic => Connack5::TopicNameInvalid,
+            NoEntry::WillInvalid => Connack5::PayloadFormatInvalid,
             NoEntry::WillQos => Connack5::QosNotSupported,
             NoEntry::TooManyProperties => Connack5::ImplementationSpecificError,
         }
@@ -257,6 +275,7 @@ impl NoEntry {
             NoEntry::Protocol => "protocol",
             NoEntry::BadAuthMethod => "bad_auth_method",
             NoEntry::WillTopic => "will_topic",
+            NoEntry::WillInvalid => "will_invalid",
             NoEntry::WillQos => "will_qos",
             NoEntry::TooManyProperties => "too_many_properties",
             NoEntry::Quarantined => "quarantined",

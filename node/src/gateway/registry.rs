@@ -53,7 +53,9 @@ impl Registry {
 
     pub(super) fn opened(&self, key: &DeviceKey, mailbox: &Arc<Mailbox>, generation: u64) {
         let mut stripe = self.stripe(key);
-        let found = stripe.get_mut(key).and_then(|all| all.iter_mut().find(|l| Arc::ptr_eq(&l.mailbox, mailbox)));
+        let found = stripe
+            .get_mut(key)
+            .and_then(|all| all.iter_mut().find(|l| Arc::ptr_eq(&l.mailbox, mailbox)));
         if let Some(live) = found {
             live.generation = generation;
         }
@@ -76,7 +78,7 @@ impl Registry {
         all.any(|live| live.generation == generation || live.generation == OPENING)
     }
 
-    pub(super) fn leader_changed(&self, changed: impl Fn(&DeviceKey) -> bool) {
+    pub(super) fn leader_changed(&self, mut changed: impl FnMut(&DeviceKey) -> bool) {
         for stripe in &self.stripes {
             for (key, all) in lock(stripe).iter() {
                 if changed(key) {
@@ -95,7 +97,10 @@ impl Registry {
     /// Connections whose device is known.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.stripes.iter().map(|s| lock(s).values().map(Vec::len).sum::<usize>()).sum()
+        self.stripes
+            .iter()
+            .map(|s| lock(s).values().map(Vec::len).sum::<usize>())
+            .sum()
     }
 
     #[must_use]

@@ -77,7 +77,9 @@ impl Budget {
     /// Says whether there was room.
     pub fn take(&self, amount: usize) -> bool {
         let more = |used: usize| used.checked_add(amount).filter(|sum| *sum <= self.max);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
     }
 
     pub fn give_back(&self, amount: usize) {

@@ -27,7 +27,12 @@ pub enum Front {
     /// Not even a whole fixed header.
     Partial,
     /// A packet with this first byte; `whole` when all of it is here.
-    Packet { first: u8, header: usize, remaining: u32, whole: bool },
+    Packet {
+        first: u8,
+        header: usize,
+        remaining: u32,
+        whole: bool,
+    },
     /// A remaining length of more than four bytes.
     Malformed,
 }
@@ -100,7 +105,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             if poll_fn(|cx| self.poll_flush(cx)).await.is_err() {
                 return;
             }
-            if poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await.is_err() {
+            if poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx))
+                .await
+                .is_err()
+            {
                 return;
             }
             while !self.ended {

@@ -47,7 +47,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 status,
                 granted,
             };
-            self.inflight.push_local(after, Outcome::Local(PublishAckReason::Success), self.now);
+            self.inflight
+                .push_local(after, Outcome::Local(PublishAckReason::Success), self.now);
             return Ok(());
         }
         let subscriptions = granted.clone();
@@ -56,19 +57,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             status,
             granted,
         };
-        self.inflight.push(after, 0, 0, self.now, |fence| Command::Subscribe { fence, subscriptions });
+        self.inflight.push(after, 0, 0, self.now, |fence| Command::Subscribe {
+            fence,
+            subscriptions,
+        });
         Ok(())
     }
 
     pub(super) fn on_unsubscribe(&mut self, packet_id: NonZeroU16, filters: Vec<ByteString>) {
         let own = |filter: &ByteString| topic::check_filter(&self.key.device, filter).is_ok();
-        let filters: Vec<_> = filters.iter().map(|filter| own(filter).then(|| filter.to_string())).collect();
+        let filters: Vec<_> = filters
+            .iter()
+            .map(|filter| own(filter).then(|| filter.to_string()))
+            .collect();
         let known: Vec<String> = filters.iter().flatten().cloned().collect();
         let after = After::UnsubAck { packet_id, filters };
         if known.is_empty() {
-            self.inflight.push_local(after, Outcome::Local(PublishAckReason::Success), self.now);
+            self.inflight
+                .push_local(after, Outcome::Local(PublishAckReason::Success), self.now);
         } else {
-            self.inflight.push(after, 0, 0, self.now, |fence| Command::Unsubscribe { fence, filters: known });
+            self.inflight.push(after, 0, 0, self.now, |fence| Command::Unsubscribe {
+                fence,
+                filters: known,
+            });
         }
     }
 
@@ -81,7 +92,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) {
         if let Some(refusal) = refusal_of(outcome) {
             let no = reasons::suback(refusal);
-            status.iter_mut().filter(|code| is_granted(**code)).for_each(|code| *code = no);
+            status
+                .iter_mut()
+                .filter(|code| is_granted(**code))
+                .for_each(|code| *code = no);
         } else {
             for new in granted {
                 self.subscriptions.retain(|old| old.filter != new.filter);

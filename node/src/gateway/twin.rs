@@ -19,9 +19,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn on_twin_get(&mut self, publish: &Publish, rid: String) -> Result<(), End> {
         if let Some(packet_id) = publish.packet_id {
             let after = After::PubAck { packet_id };
-            self.inflight.push_local(after, Outcome::Local(PublishAckReason::Success), self.now);
+            self.inflight
+                .push_local(after, Outcome::Local(PublishAckReason::Success), self.now);
         }
-        self.inflight.push_read(After::TwinRead { rid }, Command::ReadTwin, self.now);
+        self.inflight
+            .push_read(After::TwinRead { rid }, Command::ReadTwin, self.now);
         Ok(())
     }
 
@@ -33,7 +35,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(write) => write,
             Err((status, why)) => {
                 let after = After::TwinReported { rid, packet_id };
-                self.inflight.push_local(after, Outcome::LocalTwin(status, why), self.now);
+                self.inflight
+                    .push_local(after, Outcome::LocalTwin(status, why), self.now);
                 return Ok(());
             }
         };
@@ -47,11 +50,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             digest,
         });
         let after = After::TwinReported { rid, packet_id };
-        self.inflight.push(after, digest, bytes, self.now, |fence| Command::UpdateTwin {
-            origin: Origin::Session { fence, delivery },
-            writes: vec![write],
-            condition: None,
-        });
+        self.inflight
+            .push(after, digest, bytes, self.now, |fence| Command::UpdateTwin {
+                origin: Origin::Session { fence, delivery },
+                writes: vec![write],
+                condition: None,
+            });
         Ok(())
     }
 
