@@ -359,9 +359,4 @@ impl InFlight {
             overloaded: self.overloaded,
         }
     }
-
-    /// Bytes held, for the node's budget.
-    pub fn bytes(&self) -> usize {
-        self.entries.iter().map(|e| e.bytes).sum()
-    }
 }
