@@ -135,10 +135,12 @@ impl Source {
         let Some(twin) = self.get::<serde_json::Value>(&path).await? else {
             return Ok(None);
         };
-        let version = ["/versions/reported", "/reported_version", "/reported/$version"]
+        // A device's answer may name the version of the section or of the whole twin, which is never
+        // smaller; the content is checked exactly, so the larger of the two is enough here.
+        let versions = ["/versions/reported", "/version"]
             .iter()
-            .find_map(|at| twin.pointer(at)?.as_u64())
-            .unwrap_or(0);
+            .filter_map(|at| twin.pointer(at)?.as_u64());
+        let version = versions.max().unwrap_or(0);
         Ok(Some(StoredTwin {
             reported: twin["reported"].clone(),
             version,
