@@ -1,1 +1,4 @@
 //! cli
+pub mod bench;
+pub mod demo;
+mod local;
