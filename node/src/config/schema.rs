@@ -99,12 +99,12 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
     let policy = Policy::default();
     let section = "limits";
     let mut count = |name, default: usize, low, high| size(reader, section, name, default as u64, low, high);
-    let connections_max = count("connections_max", 100_000, 1, 1_000_000);
+    let connections_max = count("connections_max", 18_000, 1, 1_000_000);
     let packet_bytes_max = count("packet_bytes_max", 256 * KIB as usize, 1024, 16 * MIB);
     let receive_maximum = count("receive_maximum", policy.packet_ids_max, 1, 65_535) as u16;
-    let inflight_bytes_max = count("inflight_bytes_max", 64 * MIB as usize, MIB, 1 << 36);
-    let http_body_bytes_max = count("http_body_bytes_max", 512 * KIB as usize, 1024, 16 * MIB);
-    let http_connections_max = count("http_connections_max", 1024, 8, 100_000);
+    let inflight_bytes_max = count("inflight_bytes_max", 256 * MIB as usize, MIB, 1 << 36);
+    let http_body_bytes_max = count("http_body_bytes_max", 256 * KIB as usize, 1024, 2 * MIB);
+    let http_connections_max = count("http_connections_max", 1024, 8, 65_536);
     let shard_queue_max = count("shard_queue_max", 10_000, 1, 1_000_000);
     let active_devices_max = count("active_devices_max", 100_000, 1, 10_000_000);
     let tags_bytes_max = count("tags_bytes_max", policy.tags_bytes_max, 2, MIB);
@@ -116,13 +116,13 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
     let mut time = |name, default, low, high| reader.duration(section, name, default, low..=high);
     Limits {
         connections_max,
-        connect_timeout: time("connect_timeout", secs(10), millis(100), secs(300)),
+        connect_timeout: time("connect_timeout", secs(5), millis(100), secs(300)),
         packet_bytes_max,
         receive_maximum,
         inflight_bytes_max,
         http_body_bytes_max,
         http_connections_max,
-        http_request_deadline: time("http_request_deadline", secs(10), millis(100), secs(300)),
+        http_request_deadline: time("http_request_deadline", secs(10), millis(100), secs(60)),
         shard_queue_max,
         active_devices_max,
         passivate_after: time("passivate_after", secs(300), millis(100), secs(DAY)),
