@@ -370,14 +370,8 @@ fn show_telemetry(output: Output, page: &Value) {
         Some(("/body", "body")),
     );
     if let Some(next) = page.get("next").filter(|next| !next.is_null()) {
-        output::line(&format!("there is more: go on with --after-seq {}", after(next)));
+        output::line(&format!("there is more: go on with --after-seq {next}"));
     }
-}
-
-/// `next` names the seq to ask for; the option names the one before it.
-fn after(next: &Value) -> String {
-    next.as_u64()
-        .map_or_else(|| shown(next), |next| next.saturating_sub(1).to_string())
 }
 
 fn show_rows(page: &Value, columns: &[&str], last: Option<(&str, &str)>) {

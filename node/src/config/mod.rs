@@ -23,6 +23,8 @@ use actors::device::Policy;
 use actors::id::NodeId;
 use cluster::config::{ClusterConfig, Member, Secret};
 
+use crate::observe::logs::LogFormat;
+
 pub use reader::{KnownKey, Place, Problem, ENV_PREFIX};
 
 /// Largest configuration file that is read, in bytes.
@@ -129,12 +131,6 @@ pub struct Storage {
 pub struct Security {
     pub mode: String,
     pub operator_token: Secret,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Clone, Debug)]

@@ -10,9 +10,9 @@ use actors::device::Policy;
 
 use super::reader::Reader;
 use super::{
-    members, security, ClusterSection, Devices, Limits, Listen, Log, LogFormat, Node, NodeConfig, Raft, Retention,
-    Storage,
+    members, security, ClusterSection, Devices, Limits, Listen, Log, Node, NodeConfig, Raft, Retention, Storage,
 };
+use crate::observe::logs::LogFormat;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -147,18 +147,15 @@ fn log(reader: &mut Reader<'_>) -> Log {
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&filter) {
         reader.refuse("log", "filter", format!("{filter:?} is no log filter: {error}"));
     }
-    let format = match reader.text_or("log", "format", "text").as_str() {
-        "text" => LogFormat::Text,
-        "json" => LogFormat::Json,
-        other => {
-            reader.refuse(
-                "log",
-                "format",
-                format!("{other:?} is unknown, \"text\" or \"json\" is allowed"),
-            );
-            LogFormat::Text
-        }
-    };
+    let text = reader.text_or("log", "format", "text");
+    let format = text.parse().unwrap_or_else(|_| {
+        reader.refuse(
+            "log",
+            "format",
+            format!("{text:?} is unknown, \"text\" or \"json\" is allowed"),
+        );
+        LogFormat::Text
+    });
     Log { filter, format }
 }
 

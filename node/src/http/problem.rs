@@ -57,6 +57,7 @@ kinds! {
     UnknownField = 400 "unknown-field" "The body names a field that does not exist";
     TooDeep = 400 "too-deep" "The document nests too deep";
     SectionInvalid = 400 "section-invalid" "The twin section is not acceptable";
+    TelemetryInvalid = 400 "telemetry-invalid" "The message is not acceptable";
     Unauthenticated = 401 "unauthenticated" "A valid bearer token is needed";
     SectionForbidden = 403 "section-forbidden" "This twin section is not yours to write";
     NotFound = 404 "not-found" "There is nothing at this path";
@@ -176,7 +177,7 @@ impl Problem {
         )
     }
 
-    fn of_refusal(refusal: Refusal, ask: Ask) -> Self {
+    pub fn of_refusal(refusal: Refusal, ask: Ask) -> Self {
         let text = refusal.to_string();
         match refusal {
             Refusal::NotRegistered if ask == Ask::Put => Self::new(
@@ -195,9 +196,13 @@ impl Problem {
             )
             .with("expected", expected)
             .with("current", current),
-            Refusal::StaleSession { .. } | Refusal::OrdinalGap { .. } | Refusal::TooManySubscriptions { .. } => {
-                Self::new(Kind::Conflict, text)
+            Refusal::TelemetryInvalid { .. } => {
+                Self::new(Kind::TelemetryInvalid, format!("{text}; nothing was stored"))
             }
+            Refusal::StaleSession { .. }
+            | Refusal::OrdinalGap { .. }
+            | Refusal::TooManySubscriptions { .. }
+            | Refusal::FilterInvalid { .. } => Self::new(Kind::Conflict, text),
             Refusal::SectionTooLarge { section, max, .. } => {
                 Self::new(Kind::TooLarge, format!("{text}; move what is large out of the twin"))
                     .with("section", section.name())
@@ -341,6 +346,18 @@ mod tests {
                 Ask::Write,
                 403,
                 "section-forbidden",
+            ),
+            (
+                refused(Refusal::TelemetryInvalid { reason: "x".into() }),
+                Ask::Write,
+                400,
+                "telemetry-invalid",
+            ),
+            (
+                refused(Refusal::FilterInvalid { reason: "x".into() }),
+                Ask::Write,
+                409,
+                "conflict",
             ),
             (refused(Refusal::Quarantined), Ask::Read, 500, "quarantined"),
             (

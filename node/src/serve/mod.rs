@@ -5,6 +5,7 @@
 //! [`ServeError`] to them.
 
 mod clock;
+mod edges;
 pub mod lock;
 mod machine;
 mod run;
@@ -20,6 +21,9 @@ pub use run::{run, Events};
 
 /// Starts the last line of a node that ended itself; `cluster status` looks for it.
 pub const FATAL_MARK: &str = "holdfast ends:";
+
+/// Exit code of a node that a second signal ended before its stop was done.
+pub const EXIT_FORCED: i32 = 70;
 
 /// Why a node did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -41,4 +45,13 @@ pub enum ServeError {
     Fatal(String),
     #[error("{what}: {reason}")]
     Internal { what: &'static str, reason: String },
+}
+
+impl ServeError {
+    fn internal(what: &'static str, reason: impl std::fmt::Display) -> Self {
+        Self::Internal {
+            what,
+            reason: reason.to_string(),
+        }
+    }
 }
