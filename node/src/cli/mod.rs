@@ -3,11 +3,14 @@
 //! Parses, calls, prints. What a node does is in `serve`, what a device does behind the HTTP API.
 
 pub mod api;
+pub mod bench;
 mod check;
 pub mod cluster;
+pub mod demo;
 mod dev;
 mod device;
 pub mod failure;
+mod local;
 mod node;
 pub mod output;
 
@@ -20,7 +23,7 @@ use clap::{error::ErrorKind, Parser, Subcommand};
 use failure::{Exit, Failure};
 use output::Output;
 
-const EXAMPLES: &str = "Examples:\n  holdfast dev                                    one node to play with\n  holdfast cluster up --nodes 3 --dir /tmp/hf     three nodes, as real processes\n  holdfast cluster status --dir /tmp/hf           what runs, and what to worry about\n  holdfast node --config node.toml                one production node\n\nExit codes: 0 success, 1 a verdict found a violation, 64 usage, 65 bad input, 69 unavailable,\n70 internal error, 74 disk, 75 harness failure.";
+const EXAMPLES: &str = "Examples:\n  holdfast demo                                   three nodes, a kill -9, a verdict\n  holdfast dev                                    one node to play with\n  holdfast cluster up --nodes 3 --dir /tmp/hf     three nodes, as real processes\n  holdfast cluster status --dir /tmp/hf           what runs, and what to worry about\n  holdfast node --config node.toml                one production node\n\nExit codes: 0 success, 1 a verdict found a violation, 64 usage, 65 bad input, 69 unavailable,\n70 internal error, 74 disk, 75 harness failure.";
 
 #[derive(Parser, Debug)]
 #[command(name = "holdfast", version, about = "An IoT device platform: every device a persistent actor, nothing acknowledged is lost", after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = false)]
@@ -34,6 +37,8 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Three local nodes, a fleet, a kill -9 in the middle, and a verdict
+    Demo(demo::DemoArgs),
     /// Run one node and everything in it, to play with
     Dev(dev::DevArgs),
     /// Run one node of a cluster
@@ -56,7 +61,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     match dispatch(cli) {
-        Ok(()) => code(Exit::Success),
+        Ok(ended) => ExitCode::from(ended),
         Err(failure) => {
             let _ = writeln!(std::io::stderr(), "{failure}");
             code(failure.exit)
@@ -64,19 +69,22 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<(), Failure> {
+/// Returns the exit code of a command that judges by itself, else success.
+fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let output = cli.output;
     match cli.command {
+        Command::Demo(args) => return wait(async { Ok(demo::run(args).await) }),
         Command::Dev(args) => dev::run(&args, output),
         Command::Node(args) => node::run(&args),
         Command::Cluster(command) => wait(cluster::run(command, output)),
         Command::Device(command) => wait(device::run(command, output)),
         Command::Config(command) => check::run(command, output),
-    }
+    }?;
+    Ok(Exit::Success as u8)
 }
 
 /// Runs an asynchronous command to its end on this thread.
-fn wait(command: impl std::future::Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn wait<T>(command: impl std::future::Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Internal, "no runtime").because(error))?;
     runtime.block_on(command)
