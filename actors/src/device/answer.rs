@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, DeviceState, Event, Section, Status, Subscription};
+use super::{Command, DeviceState, Event, Fence, Origin, Refusal, Section, Status, Subscription, Telemetry};
 use crate::id::{DeviceId, Gateway};
 use crate::time::Timestamp;
 
@@ -26,8 +26,11 @@ pub enum Answer {
     },
     TwinUpdated {
         twin_version: u64,
+        /// In the order of [`Section::ALL`].
         versions: [u64; 3],
     },
+    /// A session's command was refused, and that is committed: its ordinal is consumed.
+    Refused(Refusal),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,12 +78,129 @@ pub struct SectionView {
     pub json: String,
 }
 
-pub fn answer(
-    _id: &DeviceId,
-    _before: &DeviceState,
-    _after: &DeviceState,
-    _command: &Command,
-    _events: &[Event],
-) -> Answer {
-    todo!()
+/// What the caller of `command` learns, given that `events` led from `before` to `after`.
+pub fn answer(id: &DeviceId, before: &DeviceState, after: &DeviceState, command: &Command, events: &[Event]) -> Answer {
+    if let Some(refusal) = refusal_of(before, command, events) {
+        return Answer::Refused(refusal);
+    }
+    match command {
+        Command::PutDevice { .. } | Command::PatchDevice { .. } | Command::ReadDevice => {
+            device_view(id, after).map_or(Answer::Deleted, |view| Answer::Device(Box::new(view)))
+        }
+        Command::DeleteDevice { .. } => Answer::Deleted,
+        Command::OpenSession(_) => session_opened(after, events),
+        Command::RecordTelemetry { origin, telemetry } => telemetry_recorded(before, origin, telemetry, events),
+        Command::ReadTwin => Answer::Twin(Box::new(twin_view(id, after))),
+        Command::UpdateTwin { .. } => Answer::TwinUpdated {
+            twin_version: after.twin.version,
+            versions: after.twin.section_versions(),
+        },
+        Command::CloseSession { .. }
+        | Command::AnnounceSession { .. }
+        | Command::Subscribe { .. }
+        | Command::Unsubscribe { .. }
+        | Command::ExpireSession
+        | Command::PublishWill
+        | Command::TrimTelemetry { .. } => Answer::Done,
+    }
+}
+
+/// The registration as the operator API shows it; `None` for a device that is not registered.
+pub fn device_view(id: &DeviceId, state: &DeviceState) -> Option<DeviceView> {
+    let registration = state.registration.as_ref()?;
+    Some(DeviceView {
+        id: id.clone(),
+        status: registration.status,
+        etag: registration.etag,
+        version: state.version,
+        created_at: registration.created_at,
+        updated_at: registration.updated_at,
+        automatic: registration.automatic,
+        connection: state.session.as_deref().map(|session| Connection {
+            connected: session.connected,
+            gateway: session.gateway,
+            generation: session.generation,
+            since: session.since,
+            protocol: session.protocol,
+            keep_alive_secs: session.keep_alive_secs,
+        }),
+        last_seq: state.telemetry.last_seq,
+        first_seq: state.telemetry.first_seq,
+        last_telemetry_at: state.telemetry.last_at,
+        twin_version: state.twin.version,
+    })
+}
+
+fn twin_view(id: &DeviceId, state: &DeviceState) -> TwinView {
+    TwinView {
+        id: id.clone(),
+        version: state.version,
+        twin_version: state.twin.version,
+        sections: Section::ALL.map(|section| {
+            let kept = state.twin.section(section);
+            SectionView {
+                section,
+                version: kept.version,
+                updated_at: kept.updated_at,
+                json: kept.json.as_deref().unwrap_or("{}").to_owned(),
+            }
+        }),
+    }
+}
+
+/// The refusal of this command, be it new or one whose answer got lost on the way.
+fn refusal_of(before: &DeviceState, command: &Command, events: &[Event]) -> Option<Refusal> {
+    let fence = fence_of(command)?;
+    let new = events.iter().find_map(|event| match event {
+        Event::SessionCommandRefused { refusal, .. } => Some(refusal.as_ref().clone()),
+        _ => None,
+    });
+    if new.is_some() || !events.is_empty() {
+        return new;
+    }
+    let refused = &before.session.as_deref()?.refused;
+    let old = refused.iter().find(|(ordinal, _)| *ordinal == fence.ordinal);
+    old.map(|(_, refusal)| refusal.clone())
+}
+
+fn fence_of(command: &Command) -> Option<&Fence> {
+    match command {
+        Command::Subscribe { fence, .. } | Command::Unsubscribe { fence, .. } => Some(fence),
+        Command::RecordTelemetry { origin, .. } | Command::UpdateTwin { origin, .. } => match origin {
+            Origin::Session { fence, .. } => Some(fence),
+            Origin::Operator => None,
+        },
+        _ => None,
+    }
+}
+
+fn session_opened(after: &DeviceState, events: &[Event]) -> Answer {
+    let clean = events
+        .iter()
+        .any(|event| matches!(event, Event::SessionOpened(opened) if opened.clean));
+    let session = after.session.as_deref();
+    Answer::SessionOpened {
+        generation: session.map_or(0, |s| s.generation),
+        session_present: !clean,
+        expiry_secs: session.map_or(0, |s| s.expiry_secs),
+        subscriptions: session.map(|s| s.subscriptions.clone()).unwrap_or_default(),
+    }
+}
+
+fn telemetry_recorded(before: &DeviceState, origin: &Origin, telemetry: &Telemetry, events: &[Event]) -> Answer {
+    let stored = events.iter().find_map(|event| match event {
+        Event::TelemetryRecorded(recorded) if !recorded.will => Some(recorded.seq),
+        _ => None,
+    });
+    let first = || match (&telemetry.message_id, origin) {
+        (Some(id), _) => before.windows.message(id),
+        (None, Origin::Session { delivery: Some(d), .. }) => {
+            before.windows.packet(d.packet_id, d.digest, before.telemetry.last_seq)
+        }
+        _ => None,
+    };
+    Answer::Telemetry {
+        seq: stored.or_else(first).unwrap_or(0),
+        repeated: stored.is_none(),
+    }
 }

@@ -131,8 +131,11 @@ pub enum TwinMatch {
 
 /// Which live session speaks, and the how-manieth of its commands this is (from 1, no gaps).
 ///
-/// The device accepts the next ordinal, acknowledges an older one again without storing anything,
+/// The device accepts the next ordinal, answers an older one again without storing anything,
 /// and refuses a later one ([`super::Refusal::OrdinalGap`]); the gateway then resends from the gap.
+/// A command that is refused for another reason has had its turn: that is
+/// [`super::Answer::Refused`], and the next ordinal may follow. Only `StaleSession`, `OrdinalGap`,
+/// `NotRegistered`, `Disabled` and `Quarantined` come as errors; they consume nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fence {
     pub generation: u64,

@@ -1,13 +1,154 @@
-use super::{Command, DeviceState, Event, Policy, Refusal};
+//! What becomes of a command: events, or a refusal.
+//!
+//! Knows the state, the policy and the time it is handed, nothing else. Writes over a session go
+//! through [`Scene::over_session`], which gives each its turn.
+
+mod registry;
+mod sections;
+mod session;
+mod telemetry;
+
+use super::{Command, DeviceState, Event, Fence, Origin, Policy, Refusal, Registration, Status};
 use crate::id::DeviceKey;
 use crate::time::Timestamp;
 
+pub use telemetry::check_telemetry;
+
+/// The events that `command` causes on `state`; none for a read and for what was done before.
+///
+/// # Errors
+/// Why it was not carried out; nothing happened then, and no ordinal was consumed.
 pub fn decide(
     _key: &DeviceKey,
-    _state: &DeviceState,
-    _command: &Command,
-    _policy: &Policy,
-    _now: Timestamp,
+    state: &DeviceState,
+    command: &Command,
+    policy: &Policy,
+    now: Timestamp,
 ) -> Result<Vec<Event>, Refusal> {
-    todo!()
+    if state.quarantined {
+        return Err(Refusal::Quarantined);
+    }
+    let scene = Scene { state, policy, now };
+    match command {
+        Command::PutDevice { status, condition } => scene.put_device(*status, *condition),
+        Command::PatchDevice { status, condition } => scene.patch_device(*status, *condition),
+        Command::DeleteDevice { condition } => scene.delete_device(*condition),
+        Command::ReadDevice | Command::ReadTwin => scene.registered().map(|_| Vec::new()),
+
+        Command::OpenSession(open) => scene.open_session(open),
+        Command::CloseSession { generation, cause } => Ok(scene.close_session(*generation, *cause)),
+        Command::AnnounceSession { generation, gateway } => scene.announce_session(*generation, *gateway),
+        Command::Subscribe { fence, subscriptions } => {
+            scene.over_session(fence, |events| scene.subscribe(fence.ordinal, subscriptions, events))
+        }
+        Command::Unsubscribe { fence, filters } => {
+            scene.over_session(fence, |events| scene.unsubscribe(fence.ordinal, filters, events))
+        }
+
+        Command::RecordTelemetry { origin, telemetry } => {
+            scene.write(origin, |events| scene.record_telemetry(origin, telemetry, events))
+        }
+        Command::UpdateTwin {
+            origin,
+            writes,
+            condition,
+        } => scene.write(origin, |events| scene.update_twin(origin, writes, *condition, events)),
+
+        Command::ExpireSession => Ok(scene.expire_session()),
+        Command::PublishWill => Ok(scene.publish_will()),
+        Command::TrimTelemetry { before_seq, oldest_at } => Ok(scene.trim_telemetry(*before_seq, *oldest_at)),
+    }
+}
+
+/// What a decision rests on.
+#[derive(Clone, Copy)]
+struct Scene<'a> {
+    state: &'a DeviceState,
+    policy: &'a Policy,
+    now: Timestamp,
+}
+
+impl Scene<'_> {
+    fn registered(&self) -> Result<&Registration, Refusal> {
+        self.state.registration.as_ref().ok_or(Refusal::NotRegistered)
+    }
+
+    fn enabled(&self) -> Result<(), Refusal> {
+        match self.registered()?.status {
+            Status::Enabled => Ok(()),
+            Status::Disabled => Err(Refusal::Disabled),
+        }
+    }
+
+    fn write(
+        &self,
+        origin: &Origin,
+        act: impl FnOnce(&mut Vec<Event>) -> Result<(), Refusal>,
+    ) -> Result<Vec<Event>, Refusal> {
+        match origin {
+            Origin::Session { fence, .. } => self.over_session(fence, act),
+            Origin::Operator => {
+                self.registered()?;
+                let mut events = Vec::new();
+                act(&mut events)?;
+                Ok(events)
+            }
+        }
+    }
+
+    /// Lets a session's command act in its turn. Whatever comes of it, the turn is over: a refusal
+    /// by `act` becomes an event, and so does having nothing to do.
+    fn over_session(
+        &self,
+        fence: &Fence,
+        act: impl FnOnce(&mut Vec<Event>) -> Result<(), Refusal>,
+    ) -> Result<Vec<Event>, Refusal> {
+        let ordinal = fence.ordinal;
+        let Some(mut events) = self.admit(fence)? else {
+            return Ok(Vec::new());
+        };
+        let admitted = events.len();
+        if let Err(refusal) = act(&mut events) {
+            events.truncate(admitted);
+            let refusal = Box::new(refusal);
+            events.push(Event::SessionCommandRefused { ordinal, refusal });
+        } else if events.len() == admitted {
+            events.push(Event::OrdinalAdvanced { ordinal });
+        }
+        Ok(events)
+    }
+
+    /// The events that must come before those of the command, or `None` for a repetition.
+    fn admit(&self, fence: &Fence) -> Result<Option<Vec<Event>>, Refusal> {
+        self.enabled()?;
+        let live = self.state.session_at(self.now);
+        let stale = || Refusal::StaleSession {
+            given: fence.generation,
+            live: live.map(|session| session.generation),
+        };
+        let session = live
+            .filter(|session| session.generation == fence.generation)
+            .ok_or_else(stale)?;
+        if !session.connected && !session.lost {
+            return Err(stale());
+        }
+        let expected = session.last_ordinal.saturating_add(1);
+        if fence.ordinal > expected || fence.ordinal == 0 {
+            return Err(Refusal::OrdinalGap {
+                given: fence.ordinal,
+                expected,
+            });
+        }
+        if fence.ordinal < expected {
+            return Ok(None);
+        }
+        let mut events = Vec::with_capacity(1);
+        if !session.connected {
+            events.push(Event::SessionResumed {
+                generation: session.generation,
+                gateway: session.gateway,
+            });
+        }
+        Ok(Some(events))
+    }
 }

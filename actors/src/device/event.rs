@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CloseCause, Section, Status, Subscription, Telemetry, Will};
+use super::{CloseCause, Refusal, Section, Status, Subscription, Telemetry, Will};
 use crate::id::Gateway;
 use crate::time::Timestamp;
 
@@ -50,6 +50,22 @@ pub enum Event {
     },
 
     TwinSectionChanged(Box<TwinSectionChanged>),
+
+    /// A session's command changed nothing (a duplicate, a write of nothing) but had its turn.
+    OrdinalAdvanced {
+        ordinal: u64,
+    },
+    /// A session's command was refused for what the device's state is. It had its turn, so that
+    /// those behind it need not be renumbered; the refusal is kept, so that a repetition learns
+    /// the same.
+    SessionCommandRefused {
+        ordinal: u64,
+        refusal: Box<Refusal>,
+    },
+    /// A will that was due had been stored before, under the same message id.
+    WillDropped {
+        generation: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +99,7 @@ pub struct TelemetryRecorded {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TwinSectionChanged {
     pub section: Section,
-    /// 0 when it did not come over a session.
+    /// 0 when it did not come over a session, or when an earlier event of the same command has it.
     pub ordinal: u64,
     /// The section's version after this change.
     pub section_version: u64,

@@ -12,13 +12,15 @@ mod state;
 mod twin;
 mod window;
 
-pub use answer::{answer, Answer, Connection, DeviceView, SectionView, TwinView};
+pub use answer::{answer, device_view, Answer, Connection, DeviceView, SectionView, TwinView};
 pub use apply::{apply, Unappliable};
 pub use command::{
     CloseCause, Command, Delivery, Fence, OpenSession, Origin, Policy, Precondition, Qos, Section, SectionWrite,
     Subscription, Telemetry, TwinMatch, Will, WriteMode,
 };
-pub use decide::decide;
+pub use decide::{check_telemetry, decide};
 pub use event::{Event, SessionOpened, TelemetryRecorded, TwinSectionChanged};
 pub use refusal::Refusal;
-pub use state::{DeviceState, Due, Registration, SectionState, Session, Status, TelemetryHead, Twin};
+pub use state::{DeviceState, Due, Registration, SectionState, Session, Status, TelemetryHead, Twin, REFUSALS_KEPT};
+pub use twin::{check_section_write, desired_patch_json};
+pub use window::Windows;

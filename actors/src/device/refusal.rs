@@ -33,4 +33,8 @@ pub enum Refusal {
     TooManySubscriptions { max: u64 },
     #[error("the device's state was damaged and is quarantined; see docs/operations")]
     Quarantined,
+    #[error("telemetry: {reason}")]
+    TelemetryInvalid { reason: String },
+    #[error("subscription filter: {reason}")]
+    FilterInvalid { reason: String },
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::window::Windows;
-use super::{Section, Subscription, Will};
+use super::{Refusal, Section, Subscription, Will};
 use crate::id::Gateway;
 use crate::time::Timestamp;
 
@@ -41,11 +41,17 @@ pub enum Status {
     Disabled,
 }
 
+/// Refusals remembered per session, for commands sent again after a failover.
+pub const REFUSALS_KEPT: usize = 64;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     pub generation: u64,
     pub gateway: Gateway,
     pub connected: bool,
+    /// Not connected because its gateway fell silent, not because the connection ended: it may
+    /// turn out to be alive.
+    pub lost: bool,
     /// When `connected` last changed.
     pub since: Timestamp,
     pub expiry_secs: u32,
@@ -53,16 +59,19 @@ pub struct Session {
     pub protocol: u8,
     /// The last ordinal whose command was applied.
     pub last_ordinal: u64,
+    /// Commands that were refused in their turn, by ordinal, newest last; at most
+    /// [`REFUSALS_KEPT`]. A gateway must not have more commands than that in flight.
+    pub refused: Vec<(u64, Refusal)>,
     pub subscriptions: Vec<Subscription>,
     /// Kept while it may still have to be published.
-    pub will: Option<Will>,
+    pub will: Option<Box<Will>>,
     /// When the will is due, once the connection has ended.
     pub will_due: Option<Timestamp>,
     /// When the session ends, once the connection has ended. `None` while connected.
     pub expires_at: Option<Timestamp>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TelemetryHead {
     /// Seq of the newest row ever; 0 before the first.
     pub last_seq: u64,
@@ -73,20 +82,51 @@ pub struct TelemetryHead {
     pub last_at: Option<Timestamp>,
 }
 
+impl Default for TelemetryHead {
+    fn default() -> Self {
+        Self {
+            last_seq: 0,
+            first_seq: 1,
+            oldest_at: None,
+            last_at: None,
+        }
+    }
+}
+
+impl TelemetryHead {
+    /// Whether any row is kept.
+    pub fn has_rows(&self) -> bool {
+        self.first_seq <= self.last_seq
+    }
+}
+
+/// Most devices never write some sections; those cost a pointer each.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Twin {
     /// Number of section changes.
     pub version: u64,
-    /// In the order of [`Section::ALL`].
-    pub sections: [SectionState; 3],
+    /// In the order of [`Section::ALL`]; `None` for a section never written.
+    sections: [Option<Box<SectionState>>; 3],
 }
+
+static NEVER_WRITTEN: SectionState = SectionState {
+    version: 0,
+    updated_at: None,
+    json: None,
+};
 
 impl Twin {
     pub fn section(&self, section: Section) -> &SectionState {
-        &self.sections[section as usize]
+        self.sections[section as usize].as_deref().unwrap_or(&NEVER_WRITTEN)
     }
+
     pub fn section_mut(&mut self, section: Section) -> &mut SectionState {
-        &mut self.sections[section as usize]
+        self.sections[section as usize].get_or_insert_default()
+    }
+
+    /// In the order of [`Section::ALL`].
+    pub fn section_versions(&self) -> [u64; 3] {
+        Section::ALL.map(|section| self.section(section).version)
     }
 }
 
@@ -114,6 +154,15 @@ impl DeviceState {
             session_expiry: session.and_then(|s| s.expires_at),
             will: session.and_then(|s| s.will_due),
             telemetry_oldest: self.telemetry.oldest_at,
+        }
+    }
+
+    /// The session, unless it has ended by `now` and only its expiry is not yet recorded.
+    pub fn session_at(&self, now: Timestamp) -> Option<&Session> {
+        let session = self.session.as_deref()?;
+        match session.expires_at {
+            Some(end) if !session.connected && end <= now => None,
+            _ => Some(session),
         }
     }
 

@@ -22,7 +22,16 @@ pub enum CodecError {
     Body(String),
 }
 
-fn config() -> impl bincode::config::Config {
+/// A length prefix can ask for any amount, and bincode allocates what it asks for: reading is
+/// limited by the size class of what was received. bincode counts a number as its full width, of
+/// which one byte may have been sent.
+const CLAIM_FACTOR: usize = 16;
+const SMALL: usize = 16 * 1024;
+const MEDIUM: usize = 1024 * 1024;
+/// Longer bodies than this may be refused.
+const LARGE: usize = 64 * 1024 * 1024;
+
+fn config() -> bincode::config::Configuration {
     bincode::config::standard()
 }
 
@@ -72,9 +81,14 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// # Errors
 /// `Body` when the bytes are not exactly one value of this type.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    // A length prefix can ask for any amount; the limit keeps it within what was received.
-    let (value, used) =
-        bincode::serde::decode_from_slice(bytes, config()).map_err(|e| CodecError::Body(e.to_string()))?;
+    let read = if bytes.len() <= SMALL {
+        bincode::serde::decode_from_slice(bytes, config().with_limit::<{ SMALL * CLAIM_FACTOR }>())
+    } else if bytes.len() <= MEDIUM {
+        bincode::serde::decode_from_slice(bytes, config().with_limit::<{ MEDIUM * CLAIM_FACTOR }>())
+    } else {
+        bincode::serde::decode_from_slice(bytes, config().with_limit::<{ LARGE * CLAIM_FACTOR }>())
+    };
+    let (value, used) = read.map_err(|e| CodecError::Body(e.to_string()))?;
     if used != bytes.len() {
         return Err(CodecError::Body(format!("{} bytes left over", bytes.len() - used)));
     }

@@ -1,11 +1,35 @@
 //! One disk per node: a log store and a state store, each as a trait with a RocksDB and an
 //! in-memory implementation. RocksDB is named only below here; openraft is not named here at all.
+//!
+//! Beside them: who a directory belongs to, whom it has met, and how full its disk is.
+
+mod sealed;
+
+pub mod fault;
+pub mod rocks;
 
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use actors::id::ShardId;
 use bytes::Bytes;
+
+/// Why a store does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageOpenError {
+    /// Bytes that were durable are damaged or missing: this replica must be rebuilt from its peers
+    /// under a new node id. Opening again will not help.
+    #[error("data in {dir} is damaged: {reason}", dir = dir.display())]
+    Corrupt { dir: PathBuf, reason: String },
+    /// No permission, a full disk, a directory in use by another process. Mend it and start again.
+    #[error("cannot open {dir}: {source}", dir = dir.display())]
+    Disk {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
 
 /// One change of the log store. Changes of all shards form one queue; its order is kept.
 #[derive(Clone, Debug)]
@@ -36,19 +60,25 @@ pub enum LogRecord {
     Purged,
 }
 
-/// Called exactly once, on an unspecified thread, in the order of submission.
+/// Called exactly once, on an unspecified thread, in the order of submission (after `close`, at
+/// once with an error). May read and submit, must not block.
 pub type Durable = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Synchronous in effect, asynchronous in use: votes and entries of all shards share one ordered
 /// writer and one fsync per flush (group commit, no timer).
 pub trait LogStore: Send + Sync + 'static {
     /// Queues `op`; `done` runs once it and everything before it is on disk. The first failed
-    /// write or sync fails this and every later operation for good (the process then ends).
-    /// Bounded by the callers: each shard has a bounded number of operations in flight.
+    /// write or sync fails this and every later operation for good (the process then ends), and so
+    /// does an append that would overwrite an entry or leave a hole.
+    ///
+    /// A [`LogRecord::Committed`] is a hint: alone it is written but not worth a sync, so its
+    /// `done` promises less, and after a power cut an older one may be read.
+    ///
+    /// Callers bound what they have in flight; a full queue makes them wait here.
     fn submit(&self, op: LogOp, done: Durable);
 
-    /// Entries of `range` that are there, from the start of the range, without holes, at least
-    /// one if any, then up to about `bytes_max` bytes. Sees everything submitted before.
+    /// Entries of `range` that are there (purged ones are left out), without holes, at least one
+    /// if any, then up to about `bytes_max` bytes. Sees everything submitted before.
     ///
     /// # Errors
     /// `InvalidData` for a hole or a checksum that does not match.

@@ -1,1 +1,31 @@
-//! gateway
+//! How devices reach us: the MQTT gateway.
+//!
+//! The gateway holds the socket and what is in flight; everything that outlives a connection
+//! (subscriptions, expiry, will, presence) is the device's replicated state. It knows nothing of
+//! Raft or disks: commands leave through [`port::Devices`], answers and downlinks come back into
+//! a connection's mailbox.
+
+mod auth;
+mod closer;
+mod connection;
+mod downlink;
+mod handshake;
+mod inflight;
+mod limits;
+mod listener;
+mod mailbox;
+pub mod metrics;
+pub mod port;
+mod proto;
+mod publish;
+mod reasons;
+mod registry;
+mod shared;
+mod socket;
+mod subscribe;
+mod twin;
+
+pub use auth::{Authenticator, Credentials, OpenOnLoopback, Verdict};
+pub use limits::Limits;
+pub use listener::{Gateway, GatewayConfig};
+pub use registry::Registry;

@@ -1,1 +1,28 @@
-//! http
+//! The operator edge: devices, twins, telemetry and the cluster over HTTP and JSON.
+//!
+//! [`serve`] starts it on worker threads of its own. What it asks of the cluster goes through
+//! [`port::Backend`]; what goes wrong becomes a problem document in [`problem`], and only there.
+
+mod around;
+mod auth;
+mod body;
+mod cluster;
+pub mod config;
+mod context;
+mod cursor;
+mod devices;
+mod etag;
+mod filter;
+pub mod openapi;
+pub mod port;
+mod probes;
+pub mod problem;
+mod respond;
+mod routes;
+mod server;
+mod stamp;
+mod telemetry;
+mod twin;
+
+pub use config::{BadHttpConfig, HttpConfig, Token};
+pub use server::{serve, HttpServer};

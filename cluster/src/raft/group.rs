@@ -1,0 +1,342 @@
+//! One replica of one group, with openraft's types translated to plain ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors::id::{NodeId, ShardId};
+use actors::wire::codec;
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::TransferLeaderRequest;
+use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft_rt::deterministic_rng::DeterministicRng;
+use openraft_rt_tokio::TokioRuntime;
+
+use super::log::GroupLog;
+use super::machine::{Apply, GroupMachine, GroupShared, Position, PAYLOAD_BARRIER, PAYLOAD_DIGEST};
+use super::network::GroupNetworkFactory;
+use super::snapshot::Receiver;
+use super::types::{term_of, ClientWriteError, OnComplete, Payload, Raft, WriteResult};
+use super::{rpc, types};
+use crate::config::ClusterConfig;
+use crate::storage::LogStore;
+use crate::transport::Transport;
+
+/// Log entries kept below a snapshot for followers that are a little behind.
+const LOG_ENTRIES_TO_KEEP: u64 = 500;
+
+/// Runs a task with a seed of its own for openraft's randomness.
+pub fn seeded<F: Future>(seed: u64, task: F) -> impl Future<Output = F::Output> {
+    DeterministicRng::<TokioRuntime>::scope(seed, task)
+}
+
+/// One replica of one group.
+#[derive(Clone)]
+pub struct Group {
+    pub shard: ShardId,
+    pub node: NodeId,
+    pub shared: Arc<GroupShared>,
+    raft: Raft,
+    receiver: Arc<Receiver>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    pub leader: Option<NodeId>,
+    pub term: u64,
+    /// This replica is the leader.
+    pub leading: bool,
+}
+
+/// Why a proposal has no position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProposeError {
+    /// Never appended: nothing was committed.
+    Rejected { leader: Option<NodeId> },
+    /// Appended, then leadership was lost: it may commit.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    pub at: Position,
+    pub misfits: Vec<u32>,
+}
+
+pub type Proposed = Result<Committed, ProposeError>;
+
+/// What it takes to open a replica.
+pub struct Parts {
+    pub shard: ShardId,
+    pub log: Arc<dyn LogStore>,
+    pub shared: Arc<GroupShared>,
+    pub transport: Transport,
+    pub app: Box<dyn Apply>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    #[error("shard {shard}: {source}")]
+    Disk { shard: ShardId, source: std::io::Error },
+    #[error("shard {shard}: {reason}")]
+    Raft { shard: ShardId, reason: String },
+}
+
+fn raft_config(config: &ClusterConfig) -> Config {
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let election_max = ms(config.election_max);
+    Config {
+        cluster_name: config.cluster_id.clone(),
+        heartbeat_interval: ms(config.heartbeat),
+        election_timeout_min: ms(config.election_min),
+        election_timeout_max: election_max,
+        heartbeat_min_interval: Some(ms(config.heartbeat) / 2),
+        enable_pre_vote: Some(true),
+        // An old leader that still reaches one voter must not keep that voter from electing.
+        quorum_loss_probe_interval: Some(election_max * 2 + election_max / 2),
+        // Our own scheduler decides, after a flush.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: LOG_ENTRIES_TO_KEEP,
+        purge_batch_size: 64,
+        install_snapshot_timeout: 10_000,
+        // Followers fsync while the leader does.
+        broadcast_submitted_on_append: Some(true),
+        backoff: "20ms 40ms ...400ms".to_owned(),
+        ..Config::default()
+    }
+}
+
+impl Group {
+    /// Recovers the replica from disk and starts it. Must run where its tasks shall run, inside
+    /// [`seeded`].
+    ///
+    /// # Errors
+    /// The disk failed or holds damaged bytes.
+    pub async fn open(config: &ClusterConfig, parts: Parts) -> Result<Self, GroupError> {
+        let shard = parts.shard;
+        let disk = |source| GroupError::Disk { shard, source };
+        let raft_error = |reason: String| GroupError::Raft { shard, reason };
+        let log = GroupLog::open(shard, parts.log).map_err(disk)?;
+        let settings = raft_config(config).validate().map_err(|e| raft_error(e.to_string()))?;
+        let network = GroupNetworkFactory { transport: parts.transport, shared: parts.shared.clone() };
+        let machine = GroupMachine::new(parts.shared.clone(), parts.app);
+        let raft = Raft::new(config.node_id, Arc::new(settings), network, log, machine)
+            .await
+            .map_err(|e| raft_error(e.to_string()))?;
+        let receiver = Arc::new(Receiver::new(parts.shared.clone()));
+        Ok(Self { shard, node: config.node_id, shared: parts.shared, raft, receiver })
+    }
+
+    /// Gives an empty replica its first membership; without effect on one that has any.
+    pub async fn initialize(&self, voters: &BTreeSet<NodeId>) {
+        let members: BTreeMap<NodeId, ()> = voters.iter().map(|id| (*id, ())).collect();
+        if let Err(error) = self.raft.initialize(members).await {
+            tracing::debug!(shard = %self.shard, %error, "not initialised");
+        }
+    }
+
+    pub async fn is_initialized(&self) -> bool {
+        self.raft.is_initialized().await.unwrap_or(true)
+    }
+
+    /// Proposes bytes (see the first-byte rule of [`super::machine`]); `done` runs once, in the
+    /// order of proposals.
+    pub async fn propose(&self, payload: Bytes, done: impl FnOnce(Proposed) + Send + 'static) {
+        // A stopping core drops what it was given; its owner must hear of that too.
+        let done = AnswerOnce(Some(done));
+        let responder = OnComplete::new(move |result: WriteResult| done.call(translate(result)));
+        if let Err(error) = self.raft.client_write_ff(Payload(payload), Some(responder)).await {
+            tracing::warn!(shard = %self.shard, %error, "proposal not taken, the group has stopped");
+        }
+    }
+
+    async fn propose_and_wait(&self, payload: &'static [u8]) -> Proposed {
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        self.propose(Bytes::from_static(payload), move |result| {
+            let _ = tx.send(result);
+        })
+        .await;
+        rx.await.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    /// Commits and applies an empty entry: all that was proposed before has had its outcome.
+    ///
+    /// # Errors
+    /// This node does not lead, or no longer.
+    pub async fn barrier(&self) -> Proposed {
+        self.propose_and_wait(&[PAYLOAD_BARRIER]).await
+    }
+
+    /// Asks every replica for a digest at the index of the returned position.
+    ///
+    /// # Errors
+    /// This node does not lead, or no longer.
+    pub async fn digest_marker(&self) -> Proposed {
+        self.propose_and_wait(&[PAYLOAD_DIGEST]).await
+    }
+
+    /// Returns once this node is known to have led at some moment after the call, with all that
+    /// was committed before it applied.
+    ///
+    /// # Errors
+    /// The leader to ask, if known.
+    pub async fn read_index(&self) -> Result<(), Option<NodeId>> {
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.forward_to_leader().and_then(|f| f.leader_id)),
+        }
+    }
+
+    pub fn role(&self) -> Role {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        Role {
+            leader: metrics.current_leader,
+            term: metrics.vote.leader_id.term,
+            leading: metrics.state == ServerState::Leader && metrics.current_leader == Some(self.node),
+        }
+    }
+
+    /// Calls `each` with the role now and after every change, until the group stops or `each`
+    /// returns `false`.
+    pub async fn follow_role(&self, mut each: impl FnMut(Role) -> bool) {
+        let mut metrics = self.raft.server_metrics();
+        let mut last = None;
+        loop {
+            let role = self.role();
+            if last.as_ref() != Some(&role) {
+                if !each(role.clone()) {
+                    return;
+                }
+                last = Some(role);
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The dead leader's lease no longer binds this voter; with `elect`, it stands for election at
+    /// once. The way openraft hands leadership over, on other evidence: safety is in the votes.
+    pub async fn give_up_on(&self, dead: NodeId, elect: bool) {
+        let vote = self.raft.metrics().borrow_watched().vote;
+        if vote.leader_id.voted_for != dead {
+            return;
+        }
+        let successor = if elect { self.node } else { dead };
+        let request = TransferLeaderRequest::new(vote, successor, None);
+        if let Err(error) = self.raft.handle_transfer_leader(request).await {
+            tracing::warn!(shard = %self.shard, %error, "cannot stand for election");
+        }
+    }
+
+    /// Asks `to` to take over. Returns at once; watch the role.
+    pub async fn start_transfer(&self, to: NodeId) {
+        let _ = self.raft.trigger().transfer_leader(to).await;
+    }
+
+    /// Stands for election whatever the timers say.
+    pub async fn elect(&self) {
+        let _ = self.raft.trigger().elect(false).await;
+    }
+
+    /// Lets openraft purge the log up to what is durable.
+    pub async fn snapshot_metadata(&self) {
+        let _ = self.raft.trigger().snapshot().await;
+    }
+
+    pub fn voters(&self) -> Vec<NodeId> {
+        self.raft.metrics().borrow_watched().membership_config.voter_ids().collect()
+    }
+
+    pub fn learners(&self) -> Vec<NodeId> {
+        self.raft.metrics().borrow_watched().membership_config.membership().learner_ids().collect()
+    }
+
+    pub fn committed_index(&self) -> u64 {
+        self.raft.metrics().borrow_watched().cluster_committed.map_or(0, |id| id.index)
+    }
+
+    pub fn applied_index(&self) -> u64 {
+        self.shared.with_meta(super::machine::GroupMeta::applied_index)
+    }
+
+    /// Entries each other replica is behind; empty unless leading.
+    pub fn lag(&self) -> BTreeMap<NodeId, u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let Some(replication) = &metrics.replication else { return BTreeMap::new() };
+        replication
+            .iter()
+            .filter(|(id, _)| **id != self.node)
+            .map(|(id, matched)| (*id, last.saturating_sub(matched.map_or(0, |m| m.index))))
+            .collect()
+    }
+
+    /// Why the group has stopped, if it has.
+    pub fn failure(&self) -> Option<String> {
+        self.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
+    }
+
+    /// Serves one message of a peer. `None`: it is not one of ours, or the group has stopped.
+    pub async fn serve(&self, from: NodeId, kind: u8, body: Bytes) -> Option<Bytes> {
+        let answer = match kind {
+            rpc::KIND_APPEND => {
+                let request = rpc::decode_append(body)?;
+                codec::encode(&self.raft.append_entries(request).await.ok()?)
+            }
+            rpc::KIND_VOTE => codec::encode(&self.raft.vote(codec::decode(&body).ok()?).await.ok()?),
+            rpc::KIND_PRE_VOTE => codec::encode(&self.raft.pre_vote(codec::decode(&body).ok()?).await.ok()?),
+            rpc::KIND_TRANSFER => {
+                codec::encode(&self.raft.handle_transfer_leader(codec::decode(&body).ok()?).await.ok()?)
+            }
+            rpc::KIND_SNAPSHOT_BEGIN | rpc::KIND_SNAPSHOT_CHUNK | rpc::KIND_SNAPSHOT_END => {
+                return Some(self.receiver.serve(&self.raft, from, kind, body).await)
+            }
+            _ => return None,
+        };
+        Some(Bytes::from(answer))
+    }
+
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(shard = %self.shard, %error, "group did not stop cleanly");
+        }
+    }
+}
+
+fn translate(result: WriteResult) -> Proposed {
+    match result {
+        Ok(done) => Ok(Committed {
+            at: Position { term: term_of(&done.log_id), index: done.log_id.index },
+            misfits: done.data.misfits,
+        }),
+        Err(ClientWriteError::ForwardToLeader(forward)) => Err(ProposeError::Rejected { leader: forward.leader_id }),
+        Err(_) => Err(ProposeError::Unknown),
+    }
+}
+
+/// For callers that only know bytes.
+pub type RaftVote = types::Vote;
+
+/// Calls its closure exactly once: with `Unknown` if it is dropped.
+struct AnswerOnce<F: FnOnce(Proposed)>(Option<F>);
+
+impl<F: FnOnce(Proposed)> AnswerOnce<F> {
+    fn call(mut self, result: Proposed) {
+        if let Some(done) = self.0.take() {
+            done(result);
+        }
+    }
+}
+
+impl<F: FnOnce(Proposed)> Drop for AnswerOnce<F> {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(Err(ProposeError::Unknown));
+        }
+    }
+}

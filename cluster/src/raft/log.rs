@@ -1,0 +1,320 @@
+//! openraft's log storage over the node's one [`LogStore`].
+//!
+//! Keeps the newest entries of the group in memory, so that replication and apply read the disk
+//! only for a follower that is far behind.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex};
+
+use actors::id::ShardId;
+use actors::wire::codec;
+use bytes::Bytes;
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+
+use super::types::{Entry, EntryPayload, LogId, Membership, Payload, TypeConfig, Vote};
+use crate::storage::{LogOp, LogRecord, LogStore};
+
+/// Entries kept in memory per group, by count and by bytes; older ones are read from disk.
+const TAIL_ENTRIES_MAX: usize = 4096;
+const TAIL_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes one read hands to replication or apply.
+const READ_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// One group's log. Clones share the same tail and vote.
+#[derive(Clone)]
+pub struct GroupLog {
+    shard: ShardId,
+    store: Arc<dyn LogStore>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+struct Shared {
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    committed: Option<LogId>,
+    tail: Tail,
+}
+
+impl GroupLog {
+    /// # Errors
+    /// The disk failed, or holds bytes that are not a log of ours.
+    pub fn open(shard: ShardId, store: Arc<dyn LogStore>) -> io::Result<Self> {
+        let vote = read_record(&*store, shard, LogRecord::Vote)?;
+        let purged = read_record(&*store, shard, LogRecord::Purged)?;
+        let committed = read_record(&*store, shard, LogRecord::Committed)?;
+        let shared = Shared { vote, purged, committed, tail: Tail::default() };
+        Ok(Self { shard, store, shared: Arc::new(Mutex::new(shared)) })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
+        self.shared.lock().expect("no holder of this lock panics")
+    }
+
+    /// Queues `op` and waits until it is on disk.
+    async fn durable(&self, op: LogOp) -> io::Result<()> {
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        self.store.submit(
+            op,
+            Box::new(move |result| {
+                // The receiver is gone only when the group is being stopped.
+                let _ = tx.send(result);
+            }),
+        );
+        rx.await.map_err(|_| io::Error::other("the log writer has stopped"))?
+    }
+
+    fn queue(&self, op: LogOp) {
+        self.store.submit(op, Box::new(|_| {}));
+    }
+
+    fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        if let Some(found) = self.lock().tail.range(from, to, bytes_max) {
+            return Ok(found);
+        }
+        let raw = self.store.entries(self.shard, from..to, bytes_max)?;
+        raw.into_iter().map(|(_, bytes)| decode_entry(&bytes)).collect()
+    }
+}
+
+fn read_record<T: serde::de::DeserializeOwned>(
+    store: &dyn LogStore,
+    shard: ShardId,
+    record: LogRecord,
+) -> io::Result<Option<T>> {
+    store.record(shard, record)?.map(|bytes| codec::decode(&bytes).map_err(invalid)).transpose()
+}
+
+fn invalid(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+impl RaftLogReader<TypeConfig> for GroupLog {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let (from, to) = bounds(&range);
+        self.read(from, to, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, READ_BYTES_MAX)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.lock().vote)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for GroupLog {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let last_purged_log_id = self.lock().purged;
+        let last_log_id = match self.store.last_index(self.shard)? {
+            Some(index) => self.read(index, index + 1, usize::MAX)?.pop().map(|entry| entry.log_id()),
+            None => last_purged_log_id,
+        };
+        Ok(LogState { last_purged_log_id, last_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let value = Bytes::from(codec::encode(vote));
+        self.durable(LogOp::Put { shard: self.shard, record: LogRecord::Vote, value }).await?;
+        self.lock().vote = Some(*vote);
+        Ok(())
+    }
+
+    /// Rides along with the next write; losing it costs a little replay, never data.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.lock().committed = committed;
+        let value = Bytes::from(codec::encode(&committed));
+        self.queue(LogOp::Put { shard: self.shard, record: LogRecord::Committed, value });
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.lock().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut first_index = None;
+        let mut encoded = Vec::new();
+        {
+            let mut shared = self.lock();
+            for entry in entries {
+                first_index.get_or_insert(entry.log_id.index);
+                let bytes = encode_entry(&entry);
+                shared.tail.push(entry, bytes.len());
+                encoded.push(bytes);
+            }
+        }
+        let Some(first_index) = first_index else {
+            callback.io_completed(Ok(()));
+            return Ok(());
+        };
+        let op = LogOp::Append { shard: self.shard, first_index, entries: encoded };
+        self.store.submit(op, Box::new(move |result| callback.io_completed(result)));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let last_kept = last.map(|id| id.index);
+        self.lock().tail.truncate_after(last_kept);
+        self.durable(LogOp::Truncate { shard: self.shard, last_kept }).await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        {
+            let mut shared = self.lock();
+            shared.tail.purge(log_id.index);
+            shared.purged = Some(log_id);
+        }
+        let record = Bytes::from(codec::encode(&log_id));
+        // Not awaited: purging is only about space, and order with later writes is kept.
+        self.queue(LogOp::Purge { shard: self.shard, up_to: log_id.index, record });
+        Ok(())
+    }
+}
+
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(i) => *i,
+        Bound::Excluded(i) => i + 1,
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(i) => i.saturating_add(1),
+        Bound::Excluded(i) => *i,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+/// The newest entries, consecutive.
+#[derive(Default)]
+struct Tail {
+    entries: VecDeque<(Entry, usize)>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn push(&mut self, entry: Entry, len: usize) {
+        if let Some((last, _)) = self.entries.back() {
+            if last.log_id.index + 1 != entry.log_id.index {
+                self.entries.clear();
+                self.bytes = 0;
+            }
+        }
+        self.bytes += len;
+        self.entries.push_back((entry, len));
+        while self.entries.len() > TAIL_ENTRIES_MAX || (self.bytes > TAIL_BYTES_MAX && self.entries.len() > 1) {
+            self.pop_front();
+        }
+    }
+
+    fn pop_front(&mut self) {
+        if let Some((_, len)) = self.entries.pop_front() {
+            self.bytes -= len;
+        }
+    }
+
+    fn first_index(&self) -> Option<u64> {
+        self.entries.front().map(|(entry, _)| entry.log_id.index)
+    }
+
+    fn truncate_after(&mut self, last_kept: Option<u64>) {
+        while let Some((entry, len)) = self.entries.back() {
+            if last_kept.is_some_and(|kept| entry.log_id.index <= kept) {
+                break;
+            }
+            self.bytes -= len;
+            self.entries.pop_back();
+        }
+    }
+
+    fn purge(&mut self, up_to: u64) {
+        while self.first_index().is_some_and(|first| first <= up_to) {
+            self.pop_front();
+        }
+    }
+
+    /// `None` when the start of the range is not held.
+    fn range(&self, from: u64, to: u64, bytes_max: usize) -> Option<Vec<Entry>> {
+        let first = self.first_index()?;
+        if from < first {
+            return None;
+        }
+        let mut bytes = 0;
+        let mut found = Vec::new();
+        let skip = usize::try_from(from - first).ok()?;
+        for (entry, len) in self.entries.iter().skip(skip) {
+            if entry.log_id.index >= to || (bytes > 0 && bytes + len > bytes_max) {
+                break;
+            }
+            bytes += len;
+            found.push(entry.clone());
+        }
+        Some(found)
+    }
+}
+
+const KIND_BLANK: u8 = 0;
+const KIND_NORMAL: u8 = 1;
+const KIND_MEMBERSHIP: u8 = 2;
+
+/// `kind u8 | term u64 LE | index u64 LE | body`; the body of a normal entry is its payload as is.
+/// The store adds version and checksum.
+pub(super) fn encode_entry(entry: &Entry) -> Bytes {
+    let membership;
+    let (kind, body): (u8, &[u8]) = match &entry.payload {
+        EntryPayload::Blank => (KIND_BLANK, &[]),
+        EntryPayload::Normal(payload) => (KIND_NORMAL, &payload.0),
+        EntryPayload::Membership(m) => {
+            membership = codec::encode(m);
+            (KIND_MEMBERSHIP, &membership)
+        }
+    };
+    let mut out = Vec::with_capacity(17 + body.len());
+    out.push(kind);
+    out.extend_from_slice(&entry.log_id.committed_leader_id().term.to_le_bytes());
+    out.extend_from_slice(&entry.log_id.index.to_le_bytes());
+    out.extend_from_slice(body);
+    Bytes::from(out)
+}
+
+pub(super) fn decode_entry(bytes: &Bytes) -> io::Result<Entry> {
+    if bytes.len() < 17 {
+        return Err(invalid("log entry is too short"));
+    }
+    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes were sliced"));
+    let log_id = log_id(number(1), number(9));
+    let body = bytes.slice(17..);
+    let payload = match bytes[0] {
+        KIND_BLANK => EntryPayload::Blank,
+        KIND_NORMAL => EntryPayload::Normal(Payload(body)),
+        KIND_MEMBERSHIP => EntryPayload::Membership(codec::decode::<Membership>(&body).map_err(invalid)?),
+        other => return Err(invalid(format!("log entry of unknown kind {other}"))),
+    };
+    Ok(Entry { log_id, payload })
+}
+
+pub(super) fn log_id(term: u64, index: u64) -> LogId {
+    LogId::new(openraft::vote::leader_id_std::CommittedLeaderId::new(term), index)
+}

@@ -1,0 +1,386 @@
+//! A group's replicated state: what openraft applies, kept in the node's state store.
+//!
+//! Each chunk of entries becomes one atomic write that carries the applied index with it. What an
+//! application payload means is the business of [`Apply`]; barriers and digest markers are ours.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use actors::id::ShardId;
+use actors::wire::codec;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::type_config::alias::SnapshotOf;
+use openraft::OptionalSend;
+use serde::{Deserialize, Serialize};
+
+use super::snapshot::SnapshotData;
+use super::types::{term_of, Applied, EntryPayload, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::background::Background;
+use crate::storage::keys::{self, KeyRange, Space};
+use crate::storage::{StateBatch, StateOp, StateStore, StateView};
+
+/// Entries in one state write.
+const CHUNK_ENTRIES_MAX: usize = 256;
+/// Digests remembered per group.
+const DIGESTS_MAX: usize = 8;
+/// Changes of term remembered per group; receipts from before the oldest are `unknown`.
+const TERMS_MAX: usize = 4096;
+
+/// First byte of every payload.
+pub const PAYLOAD_APP: u8 = 0;
+pub const PAYLOAD_BARRIER: u8 = 1;
+pub const PAYLOAD_DIGEST: u8 = 2;
+
+/// What a group's payloads do. Total and deterministic: an error means that the disk failed.
+pub trait Apply: Send + 'static {
+    /// Adds the effect of `payload` (without its first byte) to `rows`.
+    fn apply(&mut self, at: Position, payload: &Bytes, rows: &mut Rows<'_>) -> io::Result<Applied>;
+
+    /// Everything up to here has been written.
+    fn written(&mut self);
+
+    /// The state was replaced by a snapshot; forget what was cached of `generation`'s predecessor.
+    fn replaced(&mut self, generation: u32);
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    pub term: u64,
+    pub index: u64,
+}
+
+/// Collects the row changes of one group's current generation.
+pub struct Rows<'a> {
+    /// Where the keys of its rows begin.
+    pub space: Space,
+    batch: &'a mut StateBatch,
+}
+
+impl Rows<'_> {
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.batch.ops.push(StateOp::Put { key, value });
+    }
+    pub fn delete(&mut self, key: Vec<u8>) {
+        self.batch.ops.push(StateOp::Delete { key });
+    }
+    pub fn delete_range(&mut self, KeyRange { from, to }: KeyRange) {
+        self.batch.ops.push(StateOp::DeleteRange { from, to });
+    }
+}
+
+/// The record that says which generation of a group's rows counts, and up to where it is applied.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupMeta {
+    pub generation: u32,
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+    /// (term, its first applied index), oldest first.
+    pub terms: Vec<(u64, u64)>,
+}
+
+impl GroupMeta {
+    fn advance(&mut self, id: LogId) {
+        let term = term_of(&id);
+        if self.terms.last().is_none_or(|(last, _)| *last < term) {
+            self.terms.push((term, id.index));
+            if self.terms.len() > TERMS_MAX {
+                self.terms.remove(0);
+            }
+        }
+        self.applied = Some(id);
+    }
+
+    pub fn applied_index(&self) -> u64 {
+        self.applied.map_or(0, |id| id.index)
+    }
+
+    /// The term of the applied entry at `index`, as far back as terms are remembered.
+    pub fn term_at(&self, index: u64) -> Option<u64> {
+        if index > self.applied_index() {
+            return None;
+        }
+        self.terms.iter().rev().find(|(_, first)| *first <= index).map(|(term, _)| *term)
+    }
+}
+
+/// What the rest of the node may know of a replica; updated after each write.
+pub struct GroupShared {
+    pub shard: ShardId,
+    pub store: Arc<dyn StateStore>,
+    pub background: Arc<Background>,
+    meta: Mutex<GroupMeta>,
+    durable: Mutex<Option<(LogId, StoredMembership)>>,
+    digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Digest {
+    Pending,
+    Done(String),
+    Failed(String),
+}
+
+impl GroupShared {
+    /// Reads the group's record and removes what a crash left of other generations.
+    ///
+    /// # Errors
+    /// The disk failed or holds damaged bytes.
+    pub fn open(shard: ShardId, store: Arc<dyn StateStore>, background: Arc<Background>) -> io::Result<Self> {
+        let meta: GroupMeta = match store.get(&keys::meta(shard))? {
+            Some(bytes) => {
+                codec::decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?
+            }
+            None => GroupMeta::default(),
+        };
+        let durable = meta.applied.map(|id| (id, meta.membership.clone()));
+        let shared = Self {
+            shard,
+            store,
+            background,
+            meta: Mutex::new(meta),
+            durable: Mutex::new(durable),
+            digests: Arc::default(),
+        };
+        shared.remove_stale_generations()?;
+        Ok(shared)
+    }
+
+    fn remove_stale_generations(&self) -> io::Result<()> {
+        let generation = self.meta().generation;
+        let mut batch = StateBatch::default();
+        let all = keys::all_generations(self.shard);
+        let counts = Space { shard: self.shard, generation }.all();
+        let view = self.store.view();
+        for (from, to) in [(all.from, counts.from), (counts.to, all.to)] {
+            let mut found = false;
+            view.scan(&from, &to, &mut |_, _| {
+                found = true;
+                false
+            })?;
+            if found {
+                batch.ops.push(StateOp::DeleteRange { from, to });
+            }
+        }
+        if batch.ops.is_empty() {
+            return Ok(());
+        }
+        self.store.write(batch)
+    }
+
+    pub fn meta(&self) -> GroupMeta {
+        self.meta.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// Where the keys of the rows that count begin.
+    pub fn space(&self) -> Space {
+        Space { shard: self.shard, generation: self.with_meta(|meta| meta.generation) }
+    }
+
+    pub fn with_meta<T>(&self, read: impl FnOnce(&GroupMeta) -> T) -> T {
+        read(&self.meta.lock().expect("no holder of this lock panics"))
+    }
+
+    fn publish(&self, meta: &GroupMeta) {
+        self.meta.lock().expect("no holder of this lock panics").clone_from(meta);
+    }
+
+    /// What a flush that starts now will make durable.
+    pub fn note(&self) -> Option<(LogId, StoredMembership)> {
+        self.with_meta(|meta| meta.applied.map(|id| (id, meta.membership.clone())))
+    }
+
+    /// A flush that started after `note` was taken has ended. Returns whether anything is new.
+    pub fn set_durable(&self, note: Option<(LogId, StoredMembership)>) -> bool {
+        let mut durable = self.durable.lock().expect("no holder of this lock panics");
+        let newer = note.as_ref().map(|n| n.0) > durable.as_ref().map(|d| d.0);
+        if newer {
+            *durable = note;
+        }
+        newer
+    }
+
+    fn durable(&self) -> Option<(LogId, StoredMembership)> {
+        self.durable.lock().expect("no holder of this lock panics").clone()
+    }
+
+    pub fn digest_at(&self, index: u64) -> Option<Digest> {
+        self.digests.lock().expect("no holder of this lock panics").get(&index).cloned()
+    }
+
+    /// Hashes every row as of now, in the background, and remembers it under `index`.
+    fn start_digest(&self, index: u64, generation: u32) {
+        let digests = self.digests.clone();
+        {
+            let mut known = digests.lock().expect("no holder of this lock panics");
+            known.insert(index, Digest::Pending);
+            while known.len() > DIGESTS_MAX {
+                known.pop_first();
+            }
+        }
+        let view = self.store.view();
+        let rows = Space { shard: self.shard, generation }.all();
+        self.background.run(move || {
+            let result = hash_rows(&*view, &rows.from, &rows.to);
+            let digest = result.map_or_else(|e| Digest::Failed(e.to_string()), Digest::Done);
+            if let Some(slot) = digests.lock().expect("no holder of this lock panics").get_mut(&index) {
+                *slot = digest;
+            }
+        });
+    }
+}
+
+/// xxh3-128 over every row's key (without shard and generation) and value, in key order.
+fn hash_rows(view: &dyn StateView, from: &[u8], to: &[u8]) -> io::Result<String> {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    let prefix = keys::GENERATION_PREFIX_LEN;
+    view.scan(from, to, &mut |key, value| {
+        let key = &key[prefix..];
+        hasher.update(&(key.len() as u64).to_le_bytes());
+        hasher.update(key);
+        hasher.update(&(value.len() as u64).to_le_bytes());
+        hasher.update(value);
+        true
+    })?;
+    Ok(format!("{:032x}", hasher.digest128()))
+}
+
+/// The state machine of every group.
+pub struct GroupMachine {
+    shared: Arc<GroupShared>,
+    meta: GroupMeta,
+    app: Box<dyn Apply>,
+}
+
+impl GroupMachine {
+    pub fn new(shared: Arc<GroupShared>, app: Box<dyn Apply>) -> Self {
+        let meta = shared.meta();
+        Self { shared, meta, app }
+    }
+
+    /// Applies `entries`, writes once, then answers.
+    fn apply_chunk(&mut self, entries: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let mut batch = StateBatch::default();
+        let mut answers = Vec::with_capacity(entries.len());
+        for (entry, responder) in entries {
+            let id = entry.log_id;
+            let mut applied = Applied::default();
+            let mut digest = false;
+            match &entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Membership(m) => self.meta.membership = StoredMembership::new(Some(id), m.clone()),
+                EntryPayload::Normal(payload) => match payload.0.first() {
+                    Some(&PAYLOAD_APP) => {
+                        let space = Space { shard: self.shared.shard, generation: self.meta.generation };
+                        let mut rows = Rows { space, batch: &mut batch };
+                        let at = Position { term: term_of(&id), index: id.index };
+                        applied = self.app.apply(at, &payload.0.slice(1..), &mut rows)?;
+                    }
+                    Some(&PAYLOAD_DIGEST) => digest = true,
+                    _ => {}
+                },
+            }
+            self.meta.advance(id);
+            if let Some(responder) = responder {
+                answers.push((responder, applied));
+            }
+            if digest {
+                // The marker's digest is of exactly the state at its index.
+                self.write(std::mem::take(&mut batch))?;
+                self.shared.start_digest(id.index, self.meta.generation);
+            }
+        }
+        self.write(batch)?;
+        for (responder, applied) in answers {
+            responder.send(applied);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, mut batch: StateBatch) -> io::Result<()> {
+        let key = keys::meta(self.shared.shard);
+        batch.ops.push(StateOp::Put { key, value: codec::encode(&self.meta) });
+        self.shared.store.write(batch)?;
+        self.shared.publish(&self.meta);
+        self.app.written();
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for GroupMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = MetaOnly;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.meta.applied, self.meta.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut chunks = entries.ready_chunks(CHUNK_ENTRIES_MAX);
+        while let Some(chunk) = chunks.next().await {
+            self.apply_chunk(chunk.into_iter().collect::<io::Result<Vec<_>>>()?)?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<MetaOnly> {
+        Some(MetaOnly(self.shared.clone()))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> MetaOnly {
+        MetaOnly(self.shared.clone())
+    }
+
+    /// Flips to the generation the rows were received under, makes that durable, and only then
+    /// lets go of the old one. A crash in between leaves either the old state or the new.
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
+        let SnapshotData::Received { generation, terms } = data else {
+            return Err(io::Error::other("only a received snapshot can be installed"));
+        };
+        let old = self.meta.generation;
+        self.meta = GroupMeta { generation, applied: meta.last_log_id, membership: meta.last_membership.clone(), terms };
+        self.write(StateBatch::default())?;
+        let store = self.shared.store.clone();
+        self.shared.background.call(move || store.flush()).await??;
+        self.shared.set_durable(self.shared.note());
+        self.app.replaced(generation);
+        let KeyRange { from, to } = Space { shard: self.shared.shard, generation: old }.all();
+        self.shared.store.write(StateBatch { ops: vec![StateOp::DeleteRange { from, to }] })
+    }
+
+    /// A consistent view with *its* index, which may be past the last snapshot that was "built".
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotData>>> {
+        if self.meta.applied.is_none() {
+            return Ok(None);
+        }
+        let meta = SnapshotMeta { last_log_id: self.meta.applied, last_membership: self.meta.membership.clone() };
+        let snapshot = SnapshotData::View {
+            view: self.shared.store.view(),
+            generation: self.meta.generation,
+            terms: self.meta.terms.clone(),
+        };
+        Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot }))
+    }
+}
+
+/// Building a snapshot copies nothing: it states the index up to which the state is on disk, so
+/// that openraft may purge the log below.
+pub struct MetaOnly(Arc<GroupShared>);
+
+impl RaftSnapshotBuilder<TypeConfig> for MetaOnly {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
+        let (last_log_id, last_membership) = match self.0.durable() {
+            Some((id, membership)) => (Some(id), membership),
+            None => (None, StoredMembership::default()),
+        };
+        let meta = SnapshotMeta { last_log_id, last_membership };
+        Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: SnapshotData::Described })
+    }
+}

@@ -1,0 +1,12 @@
+//! One Raft group: openraft's types, storage, network and state machine, tied to ours.
+//!
+//! The only module that names openraft's traits. It moves opaque payloads: what a shard or the
+//! catalog does with them is behind [`machine::Apply`].
+
+pub mod group;
+pub mod log;
+pub mod machine;
+pub mod network;
+pub mod rpc;
+pub mod snapshot;
+pub mod types;

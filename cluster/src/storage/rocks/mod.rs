@@ -1,0 +1,113 @@
+//! The stores on RocksDB: two instances, so that the log's syncs and the state's flushes do not
+//! wait for one another. Here: what both share.
+
+mod entries;
+mod log;
+mod log_keys;
+mod queue;
+mod state;
+mod writer;
+
+use std::io;
+use std::path::Path;
+
+use rocksdb::{BlockBasedOptions, Cache, ErrorKind, Options};
+
+use super::StorageOpenError;
+
+pub use log::{LogOptions, RocksLog};
+pub use state::{RocksState, StateOptions};
+
+/// Files one instance keeps open. A node may hold 20,000 descriptors, mostly for devices.
+const OPEN_FILES_MAX: i32 = 512;
+/// Threads of one instance that flush and compact.
+const BACKGROUND_JOBS: i32 = 2;
+
+/// Uncompressed blocks in memory, shared by both instances of a node.
+#[derive(Clone)]
+pub struct BlockCache(Cache);
+
+impl BlockCache {
+    pub fn new(bytes: usize) -> Self {
+        Self(Cache::new_lru_cache(bytes))
+    }
+
+    pub fn bytes_used(&self) -> usize {
+        self.0.get_usage()
+    }
+}
+
+/// Options both instances start from. `extra` is RocksDB's own option text, for what the binding
+/// does not offer.
+fn base_options(extra: &str, cache: &BlockCache) -> Options {
+    // From the text first: options made of text forget the cache they were given before.
+    let mut options = Options::default()
+        .get_options_from_string(extra)
+        .expect("the option text is a constant of this module");
+    options.create_if_missing(true);
+    options.set_paranoid_checks(true);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_max_background_jobs(BACKGROUND_JOBS);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_skip_stats_update_on_db_open(true);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(4 << 20);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&cache.0);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_bloom_filter(10.0, false);
+    table.set_format_version(6);
+    options.set_block_based_table_factory(&table);
+    options
+}
+
+/// An instance whose `CURRENT` is gone would be created anew, over what it had promised.
+fn refuse_headless(dir: &Path, must_exist: bool) -> Result<(), StorageOpenError> {
+    let headless = !dir.join("CURRENT").exists();
+    let holds_files = dir.read_dir().is_ok_and(|mut files| files.next().is_some());
+    if headless && (must_exist || holds_files && !only_bookkeeping(dir)) {
+        return Err(StorageOpenError::Corrupt {
+            dir: dir.to_owned(),
+            reason: "the file CURRENT is missing".into(),
+        });
+    }
+    Ok(())
+}
+
+/// Whether a first open ended so early that nothing can have been promised.
+fn only_bookkeeping(dir: &Path) -> bool {
+    let Ok(files) = dir.read_dir() else { return false };
+    files.flatten().all(|file| {
+        let name = file.file_name();
+        let name = name.to_string_lossy();
+        !(name.ends_with(".sst") || name.ends_with(".log"))
+    })
+}
+
+fn open_error(dir: &Path, error: &rocksdb::Error) -> StorageOpenError {
+    let dir = dir.to_owned();
+    match error.kind() {
+        ErrorKind::Corruption | ErrorKind::InvalidArgument | ErrorKind::NotSupported => StorageOpenError::Corrupt {
+            dir,
+            reason: error.to_string(),
+        },
+        _ => StorageOpenError::Disk {
+            dir,
+            source: io_error(error),
+        },
+    }
+}
+
+fn io_error(error: &rocksdb::Error) -> io::Error {
+    let text = error.to_string();
+    let kind = match error.kind() {
+        ErrorKind::Corruption => io::ErrorKind::InvalidData,
+        _ if text.contains("No space left on device") => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, text)
+}

@@ -1,0 +1,100 @@
+//! PUBLISH packets to one device: packet ids, the client's window, a bounded queue.
+//!
+//! Volatile: what does not fit is dropped and counted, for the device reads its twin again.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+
+use actors::device::{Qos, Subscription};
+use actors::wire::topic;
+use bytes::BytesMut;
+
+use super::limits::Limits;
+use super::metrics;
+use super::proto::{Outgoing, Protocol};
+
+#[derive(Debug)]
+pub struct Down {
+    queue: VecDeque<Outgoing>,
+    queued_bytes: usize,
+    unacknowledged: Vec<NonZeroU16>,
+    last_id: u16,
+    window: usize,
+}
+
+impl Down {
+    /// `receive_maximum`: what the client allows.
+    pub fn new(limits: &Limits, receive_maximum: u16) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            unacknowledged: Vec::new(),
+            last_id: 0,
+            window: limits.down_in_flight_max.min(usize::from(receive_maximum)),
+        }
+    }
+
+    pub fn push(&mut self, limits: &Limits, outgoing: Outgoing) {
+        let bytes = outgoing.payload.len();
+        let full = self.queue.len() >= limits.down_queue_max || self.queued_bytes + bytes > limits.down_queue_bytes_max;
+        // The first always fits, or a large one could never be sent.
+        if full && !self.queue.is_empty() {
+            metrics::downlink_dropped("queue_full");
+            return;
+        }
+        self.queued_bytes += bytes;
+        self.queue.push_back(outgoing);
+    }
+
+    /// Moves into `out` what the window and `out_bytes_max` allow, in order.
+    pub fn send(&mut self, protocol: &mut Protocol, out: &mut BytesMut, out_bytes_max: usize) {
+        while out.len() < out_bytes_max {
+            let Some(next) = self.queue.front() else {
+                return;
+            };
+            if next.at_least_once && self.unacknowledged.len() >= self.window {
+                return;
+            }
+            let Some(next) = self.queue.pop_front() else {
+                return;
+            };
+            self.queued_bytes -= next.payload.len();
+            let packet_id = next.at_least_once.then(|| self.free_id());
+            if !protocol.publish(out, next, packet_id) {
+                metrics::downlink_dropped("packet_too_large");
+                continue;
+            }
+            metrics::downlink(if packet_id.is_some() { "qos1" } else { "qos0" });
+            self.unacknowledged.extend(packet_id);
+        }
+    }
+
+    /// Something could be sent, were there room in the write buffer.
+    pub fn is_waiting(&self) -> bool {
+        self.queue
+            .front()
+            .is_some_and(|next| !next.at_least_once || self.unacknowledged.len() < self.window)
+    }
+
+    /// A PUBACK of the client; one for nothing we sent is ignored.
+    pub fn acknowledged(&mut self, packet_id: NonZeroU16) {
+        self.unacknowledged.retain(|id| *id != packet_id);
+    }
+
+    fn free_id(&mut self) -> NonZeroU16 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            // The window is far smaller than the number of ids, so that one is free.
+            if let Some(id) = NonZeroU16::new(self.last_id).filter(|id| !self.unacknowledged.contains(id)) {
+                return id;
+            }
+        }
+    }
+}
+
+/// The QoS at which a client that holds these subscriptions gets a publish to `topic`; `None`: it
+/// did not ask for it.
+pub fn granted(subscriptions: &[Subscription], topic: &str) -> Option<Qos> {
+    let matching = subscriptions.iter().filter(|s| topic::filter_matches(&s.filter, topic));
+    matching.map(|s| s.qos).max()
+}

@@ -1,0 +1,494 @@
+//! CONNECT: from the first byte of a connection to a committed session and its CONNACK.
+//!
+//! Nothing is believed here yet: little is read, little is kept, and there is a deadline.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actors::device::{check_telemetry, Answer, Command, OpenSession, Subscription, Will};
+use actors::id::{DeviceId, DeviceKey};
+use actors::ports::CallError;
+use actors::wire::topic;
+use bytes::BytesMut;
+use bytestring::ByteString;
+use rmqtt_codec::types::QoS;
+use rmqtt_codec::{v3, v5};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::codec::Decoder;
+
+use super::auth::{Credentials, Verdict};
+use super::mailbox::Mailbox;
+use super::port::ask;
+use super::proto::Protocol;
+use super::reasons::{self, NoEntry, Violation};
+use super::shared::Shared;
+use super::socket::{Front, Socket};
+use super::{closer, metrics};
+
+/// A client with a committed session.
+pub struct Admitted {
+    pub key: DeviceKey,
+    pub generation: u64,
+    pub protocol: Protocol,
+    pub mailbox: Arc<Mailbox>,
+    pub subscriptions: Vec<Subscription>,
+    /// Seconds; 0: none.
+    pub keep_alive_secs: u16,
+    /// As granted.
+    pub expiry_secs: u32,
+    /// QoS 1 downlinks the client takes unacknowledged.
+    pub client_receive_maximum: u16,
+}
+
+/// What a CONNECT asks for, in either version.
+struct Request {
+    client_id: ByteString,
+    clean_start: bool,
+    expiry_secs: u32,
+    keep_alive_secs: u16,
+    username: Option<ByteString>,
+    password: Option<bytes::Bytes>,
+    will: Option<WillRequest>,
+    client_receive_maximum: u16,
+    user_properties: usize,
+    auth_method: bool,
+}
+
+struct WillRequest {
+    qos: QoS,
+    topic: ByteString,
+    payload: bytes::Bytes,
+    delay_secs: u32,
+    content_type: Option<ByteString>,
+    properties: v5::UserProperties,
+}
+
+/// `None`: the connection is to be closed; an answer, if there is one, is in the output.
+pub async fn admit<S>(shared: &Arc<Shared>, socket: &mut Socket<S>, peer: SocketAddr) -> Option<Admitted>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut protocol, request) = match read_connect(shared, socket).await {
+        Ok(read) => read,
+        Err(refused) => {
+            refuse(refused, &mut socket.output);
+            return None;
+        }
+    };
+    match open(shared, &protocol, &request, peer).await {
+        Ok(opened) => {
+            metrics::connect(protocol.name(), "accepted");
+            Some(accept(shared, protocol, &request, opened, &mut socket.output))
+        }
+        Err(no) => {
+            metrics::connect(protocol.name(), no.label());
+            tracing::debug!(client = %request.client_id, reason = no.label(), "CONNECT refused");
+            say_no(&mut protocol, no, &mut socket.output);
+            None
+        }
+    }
+}
+
+enum Refused {
+    /// Not even MQTT: closed without a word.
+    Silently(&'static str),
+    /// A CONNECT, of this protocol level.
+    Told(u8, NoEntry),
+}
+
+fn refuse(refused: Refused, out: &mut BytesMut) {
+    match refused {
+        Refused::Silently(why) => metrics::rejected(why),
+        Refused::Told(level, no) => {
+            metrics::rejected(no.label());
+            let mut protocol = if level >= 5 {
+                Protocol::V5(v5::Codec::default())
+            } else {
+                Protocol::V3(v3::Codec::default())
+            };
+            say_no(&mut protocol, no, out);
+        }
+    }
+}
+
+fn say_no(protocol: &mut Protocol, no: NoEntry, out: &mut BytesMut) {
+    let code3 = no.code3();
+    if !protocol.is_v5() && code3.is_none() {
+        return;
+    }
+    let v3 = v3::ConnectAck {
+        return_code: code3.unwrap_or(v3::ConnectAckReason::ServiceUnavailable),
+        session_present: false,
+    };
+    protocol.connack(out, v3, || v5::ConnectAck {
+        reason_code: no.code5(),
+        ..v5::ConnectAck::default()
+    });
+}
+
+async fn read_connect<S>(shared: &Shared, socket: &mut Socket<S>) -> Result<(Protocol, Request), Refused>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let limits = &shared.limits;
+    let whole = async {
+        loop {
+            if let Some(decided) = look(&socket.input, limits.connect_bytes_max) {
+                return decided;
+            }
+            if poll_fn(|cx| socket.poll_fill(cx)).await == 0 {
+                return Err(Refused::Silently("closed_before_connect"));
+            }
+        }
+    };
+    let level = tokio::time::timeout(limits.connect_timeout, whole)
+        .await
+        .unwrap_or(Err(Refused::Silently("connect_timeout")))?;
+    decode(level, shared, &mut socket.input)
+}
+
+/// Judges what is there of the first packet: `None` while more is needed, else its protocol level
+/// once all of it is here.
+fn look(input: &[u8], bytes_max: u32) -> Option<Result<u8, Refused>> {
+    const CONNECT: u8 = 0x10;
+    if input.first().is_some_and(|first| *first != CONNECT) {
+        return Some(Err(Refused::Silently("first_packet_not_connect")));
+    }
+    let (header, remaining, whole) = match super::socket::front(input) {
+        Front::Partial => return None,
+        Front::Malformed => return Some(Err(Refused::Silently("malformed"))),
+        Front::Packet {
+            header,
+            remaining,
+            whole,
+            ..
+        } => (header, remaining, whole),
+    };
+    let body = &input[header..];
+    let level = protocol_level(body);
+    if remaining > bytes_max {
+        // At once, with what is known of the version by now.
+        return Some(Err(match level {
+            Some(Ok(level)) => Refused::Told(level, NoEntry::PacketTooLarge),
+            _ => Refused::Silently("packet_too_large"),
+        }));
+    }
+    match level {
+        Some(Ok(level @ (4 | 5))) => whole.then_some(Ok(level)),
+        Some(Ok(level)) => Some(Err(Refused::Told(level, NoEntry::UnsupportedProtocol))),
+        Some(Err(())) => Some(Err(Refused::Silently("not_mqtt"))),
+        None if whole => Some(Err(Refused::Silently("malformed"))),
+        None => None,
+    }
+}
+
+/// `None` while it is not there yet, `Err` when this is no MQTT.
+fn protocol_level(body: &[u8]) -> Option<Result<u8, ()>> {
+    let [high, low, rest @ ..] = body else {
+        return None;
+    };
+    let name: &[u8] = match u16::from_be_bytes([*high, *low]) {
+        4 => b"MQTT",
+        6 => b"MQIsdp",
+        _ => return Some(Err(())),
+    };
+    let there = rest.len().min(name.len());
+    if rest[..there] != name[..there] {
+        return Some(Err(()));
+    }
+    rest.get(name.len()).copied().map(Ok)
+}
+
+fn decode(level: u8, shared: &Shared, input: &mut BytesMut) -> Result<(Protocol, Request), Refused> {
+    let limits = &shared.limits;
+    let malformed = |_| Refused::Told(level, NoEntry::Malformed);
+    if level == 5 {
+        let mut codec = v5::Codec::new(limits.packet_bytes_max, 0);
+        let Some((v5::Packet::Connect(connect), _)) = codec.decode(input).map_err(malformed)? else {
+            return Err(Refused::Told(level, NoEntry::Malformed));
+        };
+        if let Some(max) = connect.max_packet_size {
+            codec.set_max_outbound_size(max.get());
+        }
+        return Ok((Protocol::V5(codec), request5(*connect)));
+    }
+    // Fixed header, "MQTT", level, flags: a password needs a user name in 3.1.1, which the codec
+    // does not check.
+    let flags = match super::socket::front(input) {
+        Front::Packet { header, .. } => input.get(header + 7).copied().unwrap_or(0),
+        _ => 0,
+    };
+    let mut codec = v3::Codec::new(limits.packet_bytes_max);
+    let decoded = codec.decode(input).map_err(|error| match error {
+        rmqtt_codec::error::DecodeError::InvalidClientId => Refused::Told(level, NoEntry::BadClientId),
+        _ => Refused::Told(level, NoEntry::Malformed),
+    })?;
+    match decoded {
+        Some((v3::Packet::Connect(connect), _)) if flags & 0xc0 != 0x40 => {
+            Ok((Protocol::V3(codec), request3(*connect)))
+        }
+        _ => Err(Refused::Told(level, NoEntry::Malformed)),
+    }
+}
+
+fn request3(connect: v3::Connect) -> Request {
+    Request {
+        client_id: connect.client_id,
+        clean_start: connect.clean_session,
+        // A 3.1.1 session without clean start lasts as long as the policy allows.
+        expiry_secs: if connect.clean_session { 0 } else { u32::MAX },
+        keep_alive_secs: connect.keep_alive,
+        username: connect.username,
+        password: connect.password,
+        will: connect.last_will.map(|will| WillRequest {
+            // Wills become telemetry, whatever their QoS; 3.1.1 cannot be told.
+            qos: will.qos.less_value(QoS::AtLeastOnce),
+            topic: will.topic,
+            payload: will.message,
+            delay_secs: 0,
+            content_type: None,
+            properties: Vec::new(),
+        }),
+        client_receive_maximum: u16::MAX,
+        user_properties: 0,
+        auth_method: false,
+    }
+}
+
+fn request5(connect: v5::Connect) -> Request {
+    Request {
+        client_id: connect.client_id,
+        clean_start: connect.clean_start,
+        expiry_secs: connect.session_expiry_interval_secs,
+        keep_alive_secs: connect.keep_alive,
+        username: connect.username,
+        password: connect.password,
+        user_properties: connect.user_properties.len()
+            + connect.last_will.as_ref().map_or(0, |will| will.user_properties.len()),
+        will: connect.last_will.map(|will| WillRequest {
+            qos: will.qos,
+            topic: will.topic,
+            payload: will.message,
+            delay_secs: will.will_delay_interval_sec.unwrap_or(0),
+            content_type: will.content_type,
+            properties: will.user_properties,
+        }),
+        client_receive_maximum: connect.receive_max.map_or(u16::MAX, NonZeroU16::get),
+        auth_method: connect.auth_method.is_some() || connect.auth_data.is_some(),
+    }
+}
+
+struct Opened {
+    key: DeviceKey,
+    mailbox: Arc<Mailbox>,
+    generation: u64,
+    session_present: bool,
+    expiry_secs: u32,
+    keep_alive_secs: u16,
+    subscriptions: Vec<Subscription>,
+}
+
+async fn open(
+    shared: &Arc<Shared>,
+    protocol: &Protocol,
+    request: &Request,
+    peer: SocketAddr,
+) -> Result<Opened, NoEntry> {
+    if request.auth_method {
+        return Err(NoEntry::BadAuthMethod);
+    }
+    if request.user_properties > shared.limits.user_properties_max {
+        return Err(NoEntry::TooManyProperties);
+    }
+    if shared.stopping().is_some() {
+        return Err(NoEntry::Draining);
+    }
+    let device = DeviceId::parse(&request.client_id).map_err(|_| NoEntry::BadClientId)?;
+    let tenant = match shared.authenticator.admit(&Credentials {
+        peer,
+        device: &device,
+        username: request.username.as_deref(),
+        password: request.password.as_deref(),
+    }) {
+        Verdict::Admitted(tenant) => tenant,
+        Verdict::Refused => return Err(NoEntry::NotAuthorised),
+        Verdict::Unavailable => return Err(NoEntry::Unavailable),
+    };
+    let will = request.will.as_ref().map(|will| will_of(&device, will)).transpose()?;
+    let keep_alive_secs = granted_keep_alive(shared, protocol, request.keep_alive_secs);
+    let command = OpenSession {
+        gateway: shared.devices.gateway(),
+        clean_start: request.clean_start,
+        expiry_secs: request.expiry_secs,
+        keep_alive_secs,
+        protocol: if protocol.is_v5() { 5 } else { 4 },
+        will,
+    };
+    let key = DeviceKey::new(tenant, device);
+    commit(shared, key, command).await
+}
+
+/// In MQTT 5 the server may shorten it; in 3.1.1 the client's word stands, and 0 means never (TCP
+/// keep-alive still finds the dead).
+fn granted_keep_alive(shared: &Shared, protocol: &Protocol, asked: u16) -> u16 {
+    let max = shared.limits.keep_alive_secs_max;
+    match asked {
+        _ if !protocol.is_v5() => asked,
+        0 => max,
+        _ => asked.min(max),
+    }
+}
+
+fn will_of(device: &DeviceId, will: &WillRequest) -> Result<Will, NoEntry> {
+    if will.qos == QoS::ExactlyOnce {
+        return Err(NoEntry::WillQos);
+    }
+    let target = topic::parse_publish(device, &will.topic).map_err(|_| NoEntry::WillTopic)?;
+    let telemetry = super::publish::telemetry(target, will.content_type.as_ref(), &will.properties, &will.payload);
+    let telemetry = telemetry.ok_or(NoEntry::WillTopic)?;
+    check_telemetry(&telemetry).map_err(|_| NoEntry::WillInvalid)?;
+    Ok(Will {
+        delay_secs: will.delay_secs,
+        telemetry,
+    })
+}
+
+/// Registered before it is opened, so that no takeover note for the new generation is missed.
+async fn commit(shared: &Arc<Shared>, key: DeviceKey, open: OpenSession) -> Result<Opened, NoEntry> {
+    let mailbox = Arc::new(Mailbox::default());
+    let entry = Registered::new(shared, &key, &mailbox);
+    let keep_alive_secs = open.keep_alive_secs;
+    let command = Command::OpenSession(Box::new(open));
+    let answer = open_until(shared, &key, command).await?;
+    let Answer::SessionOpened {
+        generation,
+        session_present,
+        expiry_secs,
+        subscriptions,
+    } = answer
+    else {
+        return Err(NoEntry::Unavailable);
+    };
+    shared.registry.opened(&key, &mailbox, generation);
+    entry.keep();
+    Ok(Opened {
+        key,
+        mailbox,
+        generation,
+        session_present,
+        expiry_secs,
+        keep_alive_secs,
+        subscriptions,
+    })
+}
+
+/// Takes the registry's entry back unless the session was opened.
+struct Registered<'a> {
+    shared: &'a Shared,
+    key: &'a DeviceKey,
+    mailbox: &'a Arc<Mailbox>,
+    kept: bool,
+}
+
+impl<'a> Registered<'a> {
+    fn new(shared: &'a Shared, key: &'a DeviceKey, mailbox: &'a Arc<Mailbox>) -> Self {
+        shared.registry.opening(key, mailbox);
+        Self {
+            shared,
+            key,
+            mailbox,
+            kept: false,
+        }
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.shared.registry.remove(self.key, self.mailbox);
+        }
+    }
+}
+
+async fn open_until(shared: &Arc<Shared>, key: &DeviceKey, command: Command) -> Result<Answer, NoEntry> {
+    let limits = &shared.limits;
+    let deadline = Instant::now() + limits.open_timeout;
+    let mut pause = limits.retry_min;
+    let mut in_doubt = false;
+    let no = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let asked = ask(&*shared.devices, key, command.clone());
+        let error = match tokio::time::timeout(left, asked).await {
+            Ok(Ok(reply)) => match reply.answer {
+                Answer::Refused(refusal) => CallError::Refused(refusal),
+                answer => return Ok(answer),
+            },
+            Ok(Err(error)) => error,
+            Err(_) => CallError::Unknown,
+        };
+        in_doubt |= error == CallError::Unknown;
+        if let Some(no) = reasons::no_entry(&error) {
+            break no;
+        }
+        if Instant::now() + pause >= deadline {
+            break NoEntry::Unavailable;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(limits.retry_max);
+    };
+    if in_doubt {
+        closer::settle(shared, key.clone());
+    }
+    Err(no)
+}
+
+fn accept(shared: &Shared, mut protocol: Protocol, request: &Request, opened: Opened, out: &mut BytesMut) -> Admitted {
+    let limits = &shared.limits;
+    let v3 = v3::ConnectAck {
+        return_code: v3::ConnectAckReason::ConnectionAccepted,
+        session_present: opened.session_present,
+    };
+    protocol.connack(out, v3, || v5::ConnectAck {
+        session_present: opened.session_present,
+        reason_code: v5::ConnectAckReason::Success,
+        session_expiry_interval_secs: (opened.expiry_secs != request.expiry_secs).then_some(opened.expiry_secs),
+        receive_max: NonZeroU16::new(limits.receive_maximum).unwrap_or(NonZeroU16::MIN),
+        max_qos: QoS::AtLeastOnce,
+        // The whole packet, with the longest fixed header.
+        max_packet_size: Some(limits.packet_bytes_max.saturating_add(5)),
+        topic_alias_max: 0,
+        retain_available: false,
+        wildcard_subscription_available: true,
+        subscription_identifiers_available: false,
+        shared_subscription_available: false,
+        server_keepalive_sec: (opened.keep_alive_secs != request.keep_alive_secs).then_some(opened.keep_alive_secs),
+        ..v5::ConnectAck::default()
+    });
+    Admitted {
+        key: opened.key,
+        generation: opened.generation,
+        protocol,
+        mailbox: opened.mailbox,
+        subscriptions: opened.subscriptions,
+        keep_alive_secs: opened.keep_alive_secs,
+        expiry_secs: opened.expiry_secs,
+        client_receive_maximum: request.client_receive_maximum,
+    }
+}
+
+impl From<Violation> for NoEntry {
+    fn from(violation: Violation) -> Self {
+        match violation {
+            Violation::PacketTooLarge => NoEntry::PacketTooLarge,
+            Violation::Malformed => NoEntry::Malformed,
+            _ => NoEntry::Protocol,
+        }
+    }
+}

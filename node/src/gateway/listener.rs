@@ -1,0 +1,324 @@
+//! The gateway as a whole: accepts connections, hands them to the arbiters, ends them gently.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actors::device::Policy;
+use actors::id::{DeviceKey, NodeId, ShardId};
+use cluster::api::{ArbiterHandle, DownlinkSink};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::auth::Authenticator;
+use super::connection::Connection;
+use super::limits::Limits;
+use super::mailbox::Stop;
+use super::port::Devices;
+use super::registry::Registry;
+use super::shared::Shared;
+use super::socket::Socket;
+use super::{handshake, metrics};
+
+/// How often a draining node is asked whether its connections may go.
+const DRAIN_POLL: Duration = Duration::from_millis(100);
+/// Pause after an accept that failed (out of descriptors, mostly).
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 4096;
+
+pub struct GatewayConfig {
+    /// Where MQTT over TCP is spoken; port 0 takes a free one.
+    pub listen: SocketAddr,
+    pub limits: Limits,
+    pub policy: Policy,
+    pub authenticator: Arc<dyn Authenticator>,
+    /// The one the cluster delivers downlinks into.
+    pub registry: Arc<Registry>,
+}
+
+/// The running gateway. Dropping it stops nothing; call [`Self::shutdown`].
+pub struct Gateway {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
+impl Gateway {
+    /// Listens, and serves connections on the arbiters in turn.
+    ///
+    /// # Errors
+    /// The address cannot be listened on, or there is no arbiter.
+    pub fn start(config: GatewayConfig, devices: Arc<dyn Devices>, arbiters: Vec<ArbiterHandle>) -> io::Result<Self> {
+        let Some(first) = arbiters.first().cloned() else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "no arbiter to serve connections on",
+            ));
+        };
+        let listener = listen(config.listen)?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared::new(
+            config.limits,
+            config.policy,
+            devices,
+            config.authenticator,
+            config.registry,
+        ));
+        let acceptor = Acceptor {
+            shared: shared.clone(),
+            arbiters,
+            next: 0,
+        };
+        first.spawn(acceptor.run(listener));
+        first.spawn(watch_leaders(shared.clone()));
+        first.spawn(watch_drain(shared.clone()));
+        tracing::info!(%address, "MQTT listening");
+        Ok(Self { shared, address })
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    #[must_use]
+    pub fn sink(&self) -> Arc<dyn DownlinkSink> {
+        self.shared.registry.clone()
+    }
+
+    /// Open connections, those before CONNACK included.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.connections.used()
+    }
+
+    /// Ends of sessions that are not committed yet.
+    #[must_use]
+    pub fn closes_pending(&self) -> usize {
+        self.shared.closes.used()
+    }
+
+    /// Every connection answers what it received, says "use another server", and closes; at
+    /// `deadline` the rest is cut. Says whether all went in time. New connections are refused
+    /// only while the node is marked as draining.
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        self.end_all(Stop::Draining, deadline).await
+    }
+
+    /// As [`Self::drain`], for the end of the process; accepts nothing any more, and waits for
+    /// the ends of sessions to be committed.
+    pub async fn shutdown(&self, deadline: Duration) -> bool {
+        self.shared.stop_accepting();
+        let until = Instant::now() + deadline;
+        let gone = self.end_all(Stop::ShuttingDown, deadline).await;
+        let left = until.saturating_duration_since(Instant::now());
+        gone & self.wait_until(left, || self.closes_pending() == 0).await
+    }
+
+    async fn end_all(&self, stop: Stop, deadline: Duration) -> bool {
+        let ordered = self.wait_until(deadline, || {
+            // Again each time: a connection may have been between CONNECT and its registration.
+            self.shared.registry.stop(stop);
+            self.shared.registry.is_empty() && (stop == Stop::Draining || self.connections() == 0)
+        });
+        let gone = ordered.await;
+        if !gone {
+            self.shared.registry.stop(Stop::Now);
+        }
+        gone
+    }
+
+    async fn wait_until(&self, deadline: Duration, mut done: impl FnMut() -> bool) -> bool {
+        let until = Instant::now() + deadline;
+        loop {
+            if done() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+struct Acceptor {
+    shared: Arc<Shared>,
+    arbiters: Vec<ArbiterHandle>,
+    next: usize,
+}
+
+impl Acceptor {
+    async fn run(mut self, listener: std::net::TcpListener) {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "MQTT listener failed; this node takes no devices");
+                return;
+            }
+        };
+        let mut pace = Pace::new(self.shared.limits.accepts_per_sec_max);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stopped(&self.shared) => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.hand_over(stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    metrics::rejected("accept_failed");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+            if let Some(pause) = pace.accepted(Instant::now()) {
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+
+    fn hand_over(&mut self, stream: TcpStream, peer: SocketAddr) {
+        if !self.shared.connections.take(1) {
+            metrics::rejected("too_many_connections");
+            return;
+        }
+        let place = Place::new(self.shared.clone());
+        let stream = match prepare(stream) {
+            Ok(stream) => stream,
+            // The peer has gone already.
+            Err(_) => return metrics::rejected("closed_before_connect"),
+        };
+        self.next = (self.next + 1) % self.arbiters.len();
+        let sent = self.arbiters[self.next].spawn_fn(move || {
+            actix_rt::spawn(serve(place, stream, peer));
+        });
+        if !sent {
+            metrics::rejected("arbiter_stopped");
+        }
+    }
+}
+
+fn prepare(stream: TcpStream) -> io::Result<std::net::TcpStream> {
+    stream.set_nodelay(true)?;
+    let stream = stream.into_std()?;
+    // Finds dead peers that never promised to speak (keep-alive 0).
+    let probes = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(120))
+        .with_interval(Duration::from_secs(20))
+        .with_retries(4);
+    socket2::SockRef::from(&stream).set_tcp_keepalive(&probes)?;
+    Ok(stream)
+}
+
+/// A connection's place among [`Limits::connections_max`].
+struct Place {
+    shared: Arc<Shared>,
+}
+
+impl Place {
+    fn new(shared: Arc<Shared>) -> Self {
+        metrics::connection_opened();
+        Self { shared }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.connections.give_back(1);
+        metrics::connection_closed();
+    }
+}
+
+async fn serve(place: Place, stream: std::net::TcpStream, peer: SocketAddr) {
+    let Ok(stream) = TcpStream::from_std(stream) else {
+        return metrics::rejected("closed_before_connect");
+    };
+    let shared = place.shared.clone();
+    let mut socket = Socket::new(stream);
+    // Boxed apart: most of a connection's life needs only the second.
+    let admitted = Box::pin(handshake::admit(&shared, &mut socket, peer)).await;
+    match admitted {
+        Some(admitted) => Box::pin(Connection::new(shared, socket, admitted).run()).await,
+        None => socket.close_gently(shared.limits.linger).await,
+    }
+    drop(place);
+}
+
+async fn stopped(shared: &Shared) {
+    while shared.stopping() != Some(Stop::ShuttingDown) {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+}
+
+/// Tells the sessions of a shard that its leader changed: they announce themselves to it, and
+/// send again what waits.
+async fn watch_leaders(shared: Arc<Shared>) {
+    let mut changes = shared.devices.leadership_changes();
+    let mut known: HashMap<ShardId, NodeId> = HashMap::new();
+    loop {
+        let devices = &*shared.devices;
+        let mut seen = HashMap::new();
+        shared.registry.leader_changed(|key: &DeviceKey| {
+            let shard = devices.shard_of(key);
+            let Some(leader) = devices.leader(shard) else {
+                return false;
+            };
+            seen.insert(shard, leader);
+            known.get(&shard) != Some(&leader)
+        });
+        known.extend(seen);
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A drained node leads nothing any more; its connections go elsewhere.
+async fn watch_drain(shared: Arc<Shared>) {
+    while shared.stopping() != Some(Stop::ShuttingDown) {
+        if shared.devices.drained() {
+            shared.registry.stop(Stop::Draining);
+        }
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+}
+
+/// Spreads accepts over each second.
+struct Pace {
+    per_sec: u32,
+    since: Option<Instant>,
+    accepted: u32,
+}
+
+impl Pace {
+    fn new(per_sec: u32) -> Self {
+        Self {
+            per_sec: per_sec.max(1),
+            since: None,
+            accepted: 0,
+        }
+    }
+
+    /// How long to accept nothing.
+    fn accepted(&mut self, now: Instant) -> Option<Duration> {
+        let window = Duration::from_secs(1);
+        let since = *self.since.get_or_insert(now);
+        if now.duration_since(since) >= window {
+            self.since = Some(now);
+            self.accepted = 0;
+        }
+        self.accepted += 1;
+        (self.accepted >= self.per_sec).then(|| (since + window).saturating_duration_since(now))
+    }
+}

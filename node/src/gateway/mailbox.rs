@@ -1,0 +1,98 @@
+//! What reaches a connection from other threads: answers, downlinks, orders to end.
+//!
+//! Costs nothing while empty. Answers are bounded by what is in flight, downlinks by `deliver`,
+//! orders by their being coalesced here.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use actors::ports::{CallResult, Downlink};
+use futures::task::AtomicWaker;
+
+/// Downlinks one mailbox holds before its connection has looked at them.
+const DOWNLINKS_MAX: usize = 64;
+
+/// The answer to one attempt of one in-flight command.
+#[derive(Debug)]
+pub struct Answered {
+    pub number: u64,
+    pub attempt: u32,
+    pub result: CallResult,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Answer what was received, then close: use another server.
+    Draining,
+    /// As above, because this process ends.
+    ShuttingDown,
+    /// Close now; the deadline has passed.
+    Now,
+}
+
+#[derive(Debug, Default)]
+pub struct Notes {
+    pub answers: Vec<Answered>,
+    pub downlinks: Vec<Downlink>,
+    pub leader_changed: bool,
+    pub stop: Option<Stop>,
+}
+
+impl Notes {
+    fn is_empty(&self) -> bool {
+        self.answers.is_empty() && self.downlinks.is_empty() && !self.leader_changed && self.stop.is_none()
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    notes: Mutex<Notes>,
+    waker: AtomicWaker,
+}
+
+impl Mailbox {
+    pub fn answer(&self, answered: Answered) {
+        self.lock().answers.push(answered);
+        self.waker.wake();
+    }
+
+    /// Says whether there was room.
+    pub fn deliver(&self, downlink: Downlink) -> bool {
+        let mut notes = self.lock();
+        if notes.downlinks.len() >= DOWNLINKS_MAX {
+            return false;
+        }
+        notes.downlinks.push(downlink);
+        drop(notes);
+        self.waker.wake();
+        true
+    }
+
+    pub fn leader_changed(&self) {
+        self.lock().leader_changed = true;
+        self.waker.wake();
+    }
+
+    /// The most urgent order counts.
+    pub fn stop(&self, stop: Stop) {
+        let mut notes = self.lock();
+        notes.stop = notes.stop.max(Some(stop));
+        drop(notes);
+        self.waker.wake();
+    }
+
+    pub fn take(&self) -> Notes {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Remembers whom to wake; says whether something is there already.
+    pub fn poll(&self, waker: &Waker) -> bool {
+        self.waker.register(waker);
+        !self.lock().is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Notes> {
+        // Nothing panics while it holds this lock; a poisoned one is as good.
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

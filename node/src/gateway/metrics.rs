@@ -1,0 +1,136 @@
+//! The gateway's metrics: their names in one list, and one function per thing that is counted.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+/// `(name, kind, labels, meaning)`, for `docs/reference/metrics.md`.
+pub const METRICS: &[(&str, &str, &str, &str)] = &[
+    (CONNECTIONS, "gauge", "", "open MQTT connections"),
+    (CONNECTS, "counter", "protocol, result", "CONNECT packets by outcome"),
+    (ENDS, "counter", "reason", "connections ended after CONNACK, by reason"),
+    (
+        REJECTED,
+        "counter",
+        "reason",
+        "connections closed before a CONNECT was decided",
+    ),
+    (
+        VIOLATIONS,
+        "counter",
+        "reason",
+        "what clients did against protocol or bounds",
+    ),
+    (PUBLISHES, "counter", "qos", "PUBLISH packets received"),
+    (
+        PUBLISH_BYTES,
+        "counter",
+        "",
+        "payload bytes of PUBLISH packets received",
+    ),
+    (PUBACKS, "counter", "reason", "answers to QoS 1 publishes"),
+    (
+        PUBLISHES_DROPPED,
+        "counter",
+        "reason",
+        "QoS 0 publishes not carried out",
+    ),
+    (ACK_SECONDS, "histogram", "", "from a command's arrival to its answer"),
+    (
+        RESENDS,
+        "counter",
+        "reason",
+        "times a connection went back and sent commands again",
+    ),
+    (DOWNLINKS, "counter", "kind", "PUBLISH packets sent to devices"),
+    (DOWNLINKS_DROPPED, "counter", "reason", "downlinks not sent"),
+    (
+        CLOSES_PENDING,
+        "gauge",
+        "",
+        "ended sessions whose end is not committed yet",
+    ),
+    (
+        CLOSES_DROPPED,
+        "counter",
+        "",
+        "ended sessions given up; presence shows them until the next CONNECT",
+    ),
+];
+
+const CONNECTIONS: &str = "holdfast_mqtt_connections";
+const CONNECTS: &str = "holdfast_mqtt_connects_total";
+const ENDS: &str = "holdfast_mqtt_ends_total";
+const REJECTED: &str = "holdfast_mqtt_rejected_total";
+const VIOLATIONS: &str = "holdfast_mqtt_violations_total";
+const PUBLISHES: &str = "holdfast_mqtt_publishes_total";
+const PUBLISH_BYTES: &str = "holdfast_mqtt_publish_bytes_total";
+const PUBACKS: &str = "holdfast_mqtt_pubacks_total";
+const PUBLISHES_DROPPED: &str = "holdfast_mqtt_publishes_dropped_total";
+const ACK_SECONDS: &str = "holdfast_mqtt_ack_seconds";
+const RESENDS: &str = "holdfast_mqtt_resends_total";
+const DOWNLINKS: &str = "holdfast_mqtt_downlinks_total";
+const DOWNLINKS_DROPPED: &str = "holdfast_mqtt_downlinks_dropped_total";
+const CLOSES_PENDING: &str = "holdfast_mqtt_closes_pending";
+const CLOSES_DROPPED: &str = "holdfast_mqtt_closes_dropped_total";
+
+pub(super) fn connection_opened() {
+    gauge!(CONNECTIONS).increment(1.0);
+}
+
+pub(super) fn connection_closed() {
+    gauge!(CONNECTIONS).decrement(1.0);
+}
+
+pub(super) fn connect(protocol: &'static str, result: &'static str) {
+    counter!(CONNECTS, "protocol" => protocol, "result" => result).increment(1);
+}
+
+pub(super) fn ended(reason: &'static str) {
+    counter!(ENDS, "reason" => reason).increment(1);
+}
+
+pub(super) fn rejected(reason: &'static str) {
+    counter!(REJECTED, "reason" => reason).increment(1);
+}
+
+pub(super) fn violation(reason: &'static str) {
+    counter!(VIOLATIONS, "reason" => reason).increment(1);
+}
+
+pub(super) fn publish(qos: &'static str, bytes: usize) {
+    counter!(PUBLISHES, "qos" => qos).increment(1);
+    counter!(PUBLISH_BYTES).increment(bytes as u64);
+}
+
+pub(super) fn puback(reason: &'static str) {
+    counter!(PUBACKS, "reason" => reason).increment(1);
+}
+
+pub(super) fn publish_dropped(reason: &'static str) {
+    counter!(PUBLISHES_DROPPED, "reason" => reason).increment(1);
+}
+
+pub(super) fn answered(after: Duration) {
+    histogram!(ACK_SECONDS).record(after.as_secs_f64());
+}
+
+pub(super) fn resend(reason: &'static str) {
+    counter!(RESENDS, "reason" => reason).increment(1);
+}
+
+pub(super) fn downlink(kind: &'static str) {
+    counter!(DOWNLINKS, "kind" => kind).increment(1);
+}
+
+pub(super) fn downlink_dropped(reason: &'static str) {
+    counter!(DOWNLINKS_DROPPED, "reason" => reason).increment(1);
+}
+
+pub(super) fn closes_pending(pending: usize) {
+    gauge!(CLOSES_PENDING).set(pending as f64);
+}
+
+pub(super) fn close_dropped() {
+    counter!(CLOSES_DROPPED).increment(1);
+}

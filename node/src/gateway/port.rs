@@ -1,0 +1,56 @@
+//! What the gateway needs from the devices, as a trait: the cluster, or a memory in tests.
+
+use actors::device::Command;
+use actors::id::{DeviceKey, Gateway, NodeId, ShardId};
+use actors::ports::{CallResult, ReplyTo};
+use tokio::sync::{oneshot, watch};
+
+/// Routes commands to devices. See [`cluster::Cluster::submit`] for the promises of order.
+pub trait Devices: Send + Sync + 'static {
+    /// One attempt; `reply` is called once, from any thread, possibly before this returns.
+    fn submit(&self, device: DeviceKey, command: Command, reply: ReplyTo);
+    fn shard_of(&self, device: &DeviceKey) -> ShardId;
+    fn leader(&self, shard: ShardId) -> Option<NodeId>;
+    /// Changes whenever the leader of any shard is known to have changed.
+    fn leadership_changes(&self) -> watch::Receiver<u64>;
+    /// This run of this node, as sessions record it.
+    fn gateway(&self) -> Gateway;
+    fn draining(&self) -> bool;
+    /// Draining, and nothing is led here any more.
+    fn drained(&self) -> bool;
+}
+
+impl Devices for cluster::Cluster {
+    fn submit(&self, device: DeviceKey, command: Command, reply: ReplyTo) {
+        cluster::Cluster::submit(self, device, command, reply);
+    }
+    fn shard_of(&self, device: &DeviceKey) -> ShardId {
+        cluster::Cluster::shard_of(self, device)
+    }
+    fn leader(&self, shard: ShardId) -> Option<NodeId> {
+        cluster::Cluster::leader(self, shard)
+    }
+    fn leadership_changes(&self) -> watch::Receiver<u64> {
+        cluster::Cluster::leadership_changes(self)
+    }
+    fn gateway(&self) -> Gateway {
+        cluster::Cluster::gateway(self)
+    }
+    fn draining(&self) -> bool {
+        cluster::Cluster::draining(self)
+    }
+    fn drained(&self) -> bool {
+        cluster::Cluster::drained(self)
+    }
+}
+
+/// One attempt, as a future.
+pub(super) async fn ask(devices: &dyn Devices, device: &DeviceKey, command: Command) -> CallResult {
+    let (answer, answered) = oneshot::channel();
+    let reply = ReplyTo::new(move |result| {
+        // Nobody waits any more: the asker gave up and counted it.
+        let _ = answer.send(result);
+    });
+    devices.submit(device.clone(), command, reply);
+    answered.await.unwrap_or(Err(actors::ports::CallError::Unknown))
+}

@@ -1,0 +1,318 @@
+//! PUBLISH from a device: what it is, whether it is admitted, and how it is answered.
+//!
+//! Everything that can be refused without the device's state is refused before an ordinal is
+//! given; what has an ordinal is carried out, or the connection ends without a PUBACK.
+
+use actors::device::{check_telemetry, Command, Delivery, Origin, Telemetry};
+use actors::ports::{CallResult, Reply};
+use actors::time::Timestamp;
+use actors::wire::receipt::Receipt;
+use actors::wire::topic::{self, PublishTopic, TopicError};
+use bytestring::ByteString;
+use rmqtt_codec::types::{Publish, QoS};
+use rmqtt_codec::v5::{PublishAckReason, UserProperties};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::connection::Connection;
+use super::inflight::{After, Outcome};
+use super::metrics;
+use super::reasons::{self, End, Violation};
+
+/// User property of a PUBACK: the receipt as text.
+const RECEIPT: ByteString = ByteString::from_static("holdfast-receipt");
+/// User properties that name the message: ours, and Azure's.
+const MESSAGE_ID: [&str; 2] = ["message-id", "$.mid"];
+/// User property with the device's own time: RFC 3339, or milliseconds since 1970.
+const DEVICE_TIME: &str = "hf-device-time";
+/// What a message costs the node beside its payload.
+const OVERHEAD_BYTES: usize = 512;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) fn on_publish(&mut self, publish: Box<Publish>) -> Result<(), End> {
+        if self.check_publish(&publish)? == Repeated::Yes {
+            return Ok(());
+        }
+        let target = match topic::parse_publish(&self.key.device, &publish.topic) {
+            Ok(target) => target,
+            Err(TopicError::Foreign) => return self.refuse(&publish, PublishAckReason::NotAuthorized, "foreign_topic"),
+            Err(_) => return self.refuse(&publish, PublishAckReason::TopicNameInvalid, "unknown_topic"),
+        };
+        match target {
+            PublishTopic::TwinGet { rid } => self.on_twin_get(&publish, rid),
+            PublishTopic::TwinReported { rid } => self.on_twin_reported(publish, rid),
+            target => self.on_telemetry(publish, target),
+        }
+    }
+
+    /// # Errors
+    /// What no well-behaved client sends; it ends the connection.
+    fn check_publish(&self, publish: &Publish) -> Result<Repeated, End> {
+        if publish.qos == QoS::ExactlyOnce {
+            return Err(self.offence(Violation::Qos2));
+        }
+        if publish.topic.is_empty() || publish.topic.contains(['+', '#', '\0']) {
+            return Err(self.offence(Violation::TopicName));
+        }
+        let properties = publish.properties.as_ref().map_or(0, |p| p.user_properties.len());
+        if properties > self.shared.limits.user_properties_max {
+            return Err(self.offence(Violation::TooManyProperties));
+        }
+        let Some(packet_id) = publish.packet_id else {
+            // DUP says nothing without a packet id [MQTT-3.3.1-2].
+            return if publish.dup {
+                Err(self.offence(Violation::Malformed))
+            } else {
+                Ok(Repeated::No)
+            };
+        };
+        match self.inflight.publish_with(packet_id) {
+            // It will be answered once; that answers both.
+            Some(held) if publish.dup && held == digest(publish) => return Ok(Repeated::Yes),
+            Some(_) => return Err(self.offence(Violation::PacketIdInUse)),
+            None => {}
+        }
+        let window = usize::from(self.shared.limits.receive_maximum);
+        if self.protocol.is_v5() && self.inflight.unacknowledged() >= window {
+            return Err(self.offence(Violation::ReceiveMaximum));
+        }
+        Ok(Repeated::No)
+    }
+
+    fn on_telemetry(&mut self, publish: Box<Publish>, target: PublishTopic) -> Result<(), End> {
+        let properties = publish.properties.as_ref();
+        let (content_type, user) = match properties {
+            Some(p) => (p.content_type.as_ref(), p.user_properties.as_slice()),
+            None => (None, &[] as &[_]),
+        };
+        let Some(telemetry) = telemetry(target, content_type, user, &publish.payload) else {
+            return self.refuse(&publish, PublishAckReason::TopicNameInvalid, "unknown_topic");
+        };
+        if let Err(refusal) = check_telemetry(&telemetry) {
+            return self.refuse(&publish, reasons::puback(&refusal), "telemetry_invalid");
+        }
+        let Admission::Granted { publish, bytes } = self.admit(publish)? else {
+            return Ok(());
+        };
+        let digest = digest(&publish);
+        let delivery = publish.packet_id.map(|packet_id| Delivery {
+            packet_id: packet_id.get(),
+            dup: publish.dup,
+            digest,
+        });
+        let after = publish
+            .packet_id
+            .map_or(After::Nothing, |packet_id| After::PubAck { packet_id });
+        self.inflight
+            .push(after, digest, bytes, self.now, |fence| Command::RecordTelemetry {
+                origin: Origin::Session { fence, delivery },
+                telemetry,
+            });
+        Ok(())
+    }
+
+    /// Whether the node has room for it. A QoS 0 publish is dropped otherwise, an MQTT 5 one
+    /// refused, a 3.1.1 one waits, and its socket with it.
+    pub(super) fn admit(&mut self, publish: Box<Publish>) -> Result<Admission, End> {
+        let bytes = publish.payload.len() + OVERHEAD_BYTES;
+        let at_most_once = publish.packet_id.is_none();
+        let crowded = at_most_once && self.inflight.len() >= self.shared.limits.qos0_in_flight_max;
+        if !crowded && self.session.take(bytes) {
+            let qos = if at_most_once { "0" } else { "1" };
+            metrics::publish(qos, publish.payload.len());
+            return Ok(Admission::Granted { publish, bytes });
+        }
+        if at_most_once || self.protocol.is_v5() {
+            self.refuse(&publish, PublishAckReason::QuotaExceeded, "overload")?;
+        } else {
+            self.held = Some(publish);
+        }
+        Ok(Admission::Settled)
+    }
+
+    /// Refuses a publish that has no ordinal, in its turn.
+    pub(super) fn refuse(&mut self, publish: &Publish, reason: PublishAckReason, why: &'static str) -> Result<(), End> {
+        match publish.packet_id {
+            Some(packet_id) if self.protocol.is_v5() => {
+                self.inflight
+                    .push_local(After::PubAck { packet_id }, Outcome::Local(reason), self.now);
+                metrics::puback(why);
+                Ok(())
+            }
+            Some(_) => {
+                metrics::puback(why);
+                Err(End::PublishRefused(why))
+            }
+            // Overload drops a QoS 0 publish in both versions; anything else is the client's fault.
+            None => {
+                metrics::publish_dropped(why);
+                let fault = reason != PublishAckReason::QuotaExceeded;
+                if fault && !self.protocol.is_v5() {
+                    return Err(End::PublishRefused(why));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the client what came of the entry whose turn it is.
+    pub(super) fn answer(&mut self, after: After, outcome: Outcome) -> Result<(), End> {
+        match after {
+            After::Nothing => {
+                if refusal_of(&outcome).is_some() {
+                    metrics::publish_dropped("refused");
+                }
+                Ok(())
+            }
+            After::PubAck { packet_id } => self.acknowledge(packet_id, &outcome),
+            After::SubAck {
+                packet_id,
+                status,
+                granted,
+            } => {
+                self.answer_subscribe(packet_id, status, granted, &outcome);
+                Ok(())
+            }
+            After::UnsubAck { packet_id, filters } => {
+                self.answer_unsubscribe(packet_id, &filters);
+                Ok(())
+            }
+            After::TwinRead { rid } => {
+                self.answer_twin_get(&rid, outcome);
+                Ok(())
+            }
+            After::TwinReported { rid, packet_id } => self.answer_twin_reported(&rid, packet_id, outcome),
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, packet_id: std::num::NonZeroU16, outcome: &Outcome) -> Result<(), End> {
+        let (reason, label) = match outcome {
+            Outcome::Local(reason) => (*reason, None),
+            Outcome::LocalTwin(..) => (PublishAckReason::PayloadFormatInvalid, None),
+            Outcome::Device(_) => match refusal_of(outcome) {
+                Some(refusal) => (reasons::puback(refusal), Some("refused")),
+                None => (PublishAckReason::Success, Some("success")),
+            },
+        };
+        if let Some(label) = label {
+            metrics::puback(label);
+        }
+        if reason != PublishAckReason::Success && !self.protocol.is_v5() {
+            return Err(End::PublishRefused("refused"));
+        }
+        let properties = receipt_of(outcome).map(receipt_property).unwrap_or_default();
+        if !self.is_mute() {
+            self.protocol
+                .puback(&mut self.socket.output, packet_id, reason, properties);
+        }
+        Ok(())
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Repeated {
+    Yes,
+    No,
+}
+
+pub(super) enum Admission {
+    Granted {
+        publish: Box<Publish>,
+        bytes: usize,
+    },
+    /// Refused, dropped or held.
+    Settled,
+}
+
+/// Telemetry as a device sent it; `None` when the topic is not telemetry.
+pub(super) fn telemetry(
+    target: PublishTopic,
+    content_type: Option<&ByteString>,
+    user: &[(ByteString, ByteString)],
+    payload: &[u8],
+) -> Option<Telemetry> {
+    let mut telemetry = Telemetry {
+        content_type: content_type.map(ToString::to_string),
+        properties: user
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect(),
+        device_time: find(user, DEVICE_TIME).and_then(device_time),
+        message_id: MESSAGE_ID.iter().find_map(|name| find(user, name)).map(str::to_owned),
+        body: payload.to_vec(),
+        ..Telemetry::default()
+    };
+    match target {
+        PublishTopic::Telemetry { stream } => telemetry.stream = stream,
+        PublishTopic::AzureTelemetry { properties: bag } => {
+            telemetry.message_id = telemetry.message_id.or(bag.message_id);
+            telemetry.content_type = telemetry.content_type.or(bag.content_type);
+            telemetry.device_time = telemetry
+                .device_time
+                .or(bag.created_at.as_deref().and_then(device_time));
+            telemetry.properties.extend(bag.properties);
+            telemetry
+                .properties
+                .extend(bag.content_encoding.map(|encoding| ("$.ce".to_owned(), encoding)));
+        }
+        PublishTopic::TwinGet { .. } | PublishTopic::TwinReported { .. } => return None,
+    }
+    telemetry.message_id = telemetry.message_id.filter(|id| !id.is_empty());
+    Some(telemetry)
+}
+
+fn find<'u>(user: &'u [(ByteString, ByteString)], wanted: &str) -> Option<&'u str> {
+    user.iter()
+        .find(|(name, _)| *name == *wanted)
+        .map(|(_, value)| &**value)
+}
+
+/// Milliseconds since 1970, or RFC 3339; anything else stays a mere property.
+fn device_time(text: &str) -> Option<Timestamp> {
+    if let Ok(millis) = text.parse::<u64>() {
+        return Some(Timestamp(millis));
+    }
+    let at = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+    u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok().map(Timestamp)
+}
+
+/// Tells a repetition from another message: over topic, properties and payload.
+pub(super) fn digest(publish: &Publish) -> u64 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    let mut field = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    field(publish.topic.as_bytes());
+    field(&publish.payload);
+    if let Some(properties) = &publish.properties {
+        field(properties.content_type.as_deref().unwrap_or("").as_bytes());
+        for (name, value) in &properties.user_properties {
+            field(name.as_bytes());
+            field(value.as_bytes());
+        }
+    }
+    hasher.digest()
+}
+
+/// The refusal in an answer, whether it consumed an ordinal or not.
+pub(super) fn refusal_of(outcome: &Outcome) -> Option<&actors::device::Refusal> {
+    match outcome {
+        Outcome::Device(Ok(Reply {
+            answer: actors::device::Answer::Refused(refusal),
+            ..
+        }))
+        | Outcome::Device(Err(actors::ports::CallError::Refused(refusal))) => Some(refusal),
+        _ => None,
+    }
+}
+
+fn receipt_of(outcome: &Outcome) -> Option<Receipt> {
+    match outcome {
+        Outcome::Device(CallResult::Ok(Reply { receipt, .. })) => *receipt,
+        _ => None,
+    }
+}
+
+fn receipt_property(receipt: Receipt) -> UserProperties {
+    vec![(RECEIPT, ByteString::from(receipt.to_string()))]
+}

@@ -1,0 +1,92 @@
+//! What all connections of one gateway share.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use actors::device::Policy;
+
+use super::auth::Authenticator;
+use super::limits::Limits;
+use super::mailbox::Stop;
+use super::port::Devices;
+use super::registry::Registry;
+
+pub struct Shared {
+    pub limits: Limits,
+    /// For the checks of twin writes that need no state.
+    pub policy: Policy,
+    pub devices: Arc<dyn Devices>,
+    pub authenticator: Arc<dyn Authenticator>,
+    pub registry: Arc<Registry>,
+    /// Payload bytes in flight over all connections.
+    pub in_flight_bytes: Budget,
+    pub connections: Budget,
+    /// Ends of sessions that are not committed yet.
+    pub closes: Budget,
+    stopping: OnceLock<Stop>,
+}
+
+impl Shared {
+    pub fn new(
+        limits: Limits,
+        policy: Policy,
+        devices: Arc<dyn Devices>,
+        authenticator: Arc<dyn Authenticator>,
+        registry: Arc<Registry>,
+    ) -> Self {
+        Self {
+            in_flight_bytes: Budget::new(limits.node_in_flight_bytes_max),
+            connections: Budget::new(limits.connections_max),
+            closes: Budget::new(limits.closes_max),
+            stopping: OnceLock::new(),
+            limits,
+            policy,
+            devices,
+            authenticator,
+            registry,
+        }
+    }
+
+    /// Why no new connection is accepted any more.
+    pub fn stopping(&self) -> Option<Stop> {
+        let draining = || self.devices.draining().then_some(Stop::Draining);
+        self.stopping.get().copied().or_else(draining)
+    }
+
+    pub fn stop_accepting(&self) {
+        // The first call wins; there is one reason only.
+        let _ = self.stopping.set(Stop::ShuttingDown);
+    }
+}
+
+/// A count that never exceeds its bound.
+#[derive(Debug)]
+pub struct Budget {
+    used: AtomicUsize,
+    max: usize,
+}
+
+impl Budget {
+    pub fn new(max: usize) -> Self {
+        Self {
+            used: AtomicUsize::new(0),
+            max,
+        }
+    }
+
+    /// Says whether there was room.
+    pub fn take(&self, amount: usize) -> bool {
+        let more = |used: usize| used.checked_add(amount).filter(|sum| *sum <= self.max);
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    pub fn give_back(&self, amount: usize) {
+        self.used.fetch_sub(amount, Ordering::Relaxed);
+    }
+
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,144 @@
+//! Twin requests over topics: read, report, and the responses, which go to who subscribed to them.
+
+use std::num::NonZeroU16;
+
+use actors::device::{check_section_write, Answer, Command, Origin, Section, SectionWrite, TwinView, WriteMode};
+use actors::ports::Reply;
+use actors::wire::topic;
+use rmqtt_codec::types::Publish;
+use rmqtt_codec::v5::PublishAckReason;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::connection::Connection;
+use super::inflight::{After, Outcome};
+use super::publish::{digest, refusal_of, Admission};
+use super::reasons::{self, End};
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// The request is acknowledged in its turn, the response follows; nothing is written.
+    pub(super) fn on_twin_get(&mut self, publish: &Publish, rid: String) -> Result<(), End> {
+        if let Some(packet_id) = publish.packet_id {
+            let after = After::PubAck { packet_id };
+            self.inflight
+                .push_local(after, Outcome::Local(PublishAckReason::Success), self.now);
+        }
+        self.inflight
+            .push_read(After::TwinRead { rid }, Command::ReadTwin, self.now);
+        Ok(())
+    }
+
+    /// A patch that breaks the rules is answered with a status, and in MQTT 5 in its PUBACK; the
+    /// request itself was understood, so that even a 3.1.1 connection stays.
+    pub(super) fn on_twin_reported(&mut self, publish: Box<Publish>, rid: String) -> Result<(), End> {
+        let packet_id = publish.packet_id;
+        let write = match self.patch(&publish) {
+            Ok(write) => write,
+            Err((status, why)) => {
+                let after = After::TwinReported { rid, packet_id };
+                self.inflight
+                    .push_local(after, Outcome::LocalTwin(status, why), self.now);
+                return Ok(());
+            }
+        };
+        let digest = digest(&publish);
+        let Admission::Granted { publish, bytes } = self.admit(publish)? else {
+            return Ok(());
+        };
+        let delivery = packet_id.map(|packet_id| actors::device::Delivery {
+            packet_id: packet_id.get(),
+            dup: publish.dup,
+            digest,
+        });
+        let after = After::TwinReported { rid, packet_id };
+        self.inflight
+            .push(after, digest, bytes, self.now, |fence| Command::UpdateTwin {
+                origin: Origin::Session { fence, delivery },
+                writes: vec![write],
+                condition: None,
+            });
+        Ok(())
+    }
+
+    fn patch(&self, publish: &Publish) -> Result<SectionWrite, (u16, String)> {
+        let text = std::str::from_utf8(&publish.payload).map_err(|_| (400, "the patch is not UTF-8".to_owned()))?;
+        let write = SectionWrite {
+            section: Section::Reported,
+            mode: WriteMode::Merge,
+            json: text.to_owned(),
+        };
+        check_section_write(&write, &self.shared.policy)
+            .map_err(|refusal| (reasons::twin_status(&refusal), refusal.to_string()))?;
+        Ok(write)
+    }
+
+    pub(super) fn answer_twin_get(&mut self, rid: &str, outcome: Outcome) {
+        let refusal = refusal_of(&outcome).map(|r| problem(reasons::twin_status(r), &r.to_string()));
+        let body = match (refusal, outcome) {
+            (Some(problem), _) => problem,
+            (
+                None,
+                Outcome::Device(Ok(Reply {
+                    answer: Answer::Twin(view),
+                    ..
+                })),
+            ) => twin_json(&view),
+            _ => problem(500, "the device gave no twin"),
+        };
+        self.respond(rid, body);
+    }
+
+    /// # Errors
+    /// Never in MQTT 5; a 3.1.1 connection stays too, because the response says it.
+    pub(super) fn answer_twin_reported(
+        &mut self,
+        rid: &str,
+        packet_id: Option<NonZeroU16>,
+        outcome: Outcome,
+    ) -> Result<(), End> {
+        let body = match (&outcome, refusal_of(&outcome)) {
+            (_, Some(refusal)) => problem(reasons::twin_status(refusal), &refusal.to_string()),
+            (Outcome::LocalTwin(status, why), _) => problem(*status, why),
+            (Outcome::Device(Ok(reply)), _) => updated_json(&reply.answer),
+            _ => problem(500, "the device gave no answer"),
+        };
+        if let Some(packet_id) = packet_id {
+            let understood = Outcome::Local(PublishAckReason::Success);
+            let told = if self.protocol.is_v5() { &outcome } else { &understood };
+            self.acknowledge(packet_id, told)?;
+        }
+        self.respond(rid, body);
+        Ok(())
+    }
+
+    fn respond(&mut self, rid: &str, body: String) {
+        let topic = topic::twin_response(&self.key.device, rid);
+        self.publish_down(topic, body.into_bytes());
+    }
+}
+
+fn twin_json(view: &TwinView) -> String {
+    let section = |wanted: Section| view.sections.iter().find(|s| s.section == wanted);
+    let json = |wanted| section(wanted).map_or("{}", |s| s.json.as_str());
+    let version = |wanted| section(wanted).map_or(0, |s| s.version);
+    format!(
+        r#"{{"status":200,"desired":{},"reported":{},"versions":{{"desired":{},"reported":{}}}}}"#,
+        json(Section::Desired),
+        json(Section::Reported),
+        version(Section::Desired),
+        version(Section::Reported),
+    )
+}
+
+fn updated_json(answer: &Answer) -> String {
+    match answer {
+        Answer::TwinUpdated { versions, .. } => {
+            format!(r#"{{"status":204,"version":{}}}"#, versions[Section::Reported as usize])
+        }
+        // Acknowledged again: done before, and the version is not at hand.
+        _ => r#"{"status":204}"#.to_owned(),
+    }
+}
+
+fn problem(status: u16, why: &str) -> String {
+    serde_json::json!({ "status": status, "error": why }).to_string()
+}

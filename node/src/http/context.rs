@@ -1,0 +1,167 @@
+//! What a handler knows of its request: the backend, who asks, and how long it may take.
+
+use std::future::{ready, Future, Ready};
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::HeaderMap;
+use actix_web::{web, FromRequest, HttpMessage as _, HttpRequest};
+use actors::device::Command;
+use actors::id::{DeviceId, DeviceKey, TenantId};
+use actors::ports::{CallError, Reply};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::config::HttpConfig;
+use super::port::Backend;
+use super::problem::{Ask, Kind, Problem};
+use crate::observe::metrics::Metrics;
+
+pub const TIMEOUT_HEADER: &str = "X-Holdfast-Timeout-Ms";
+/// Bounds of a deadline a client may ask for.
+pub const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
+/// How much longer than its deadline a call may run before the edge gives up on it: what the
+/// cluster says at the deadline is more exact than "unknown".
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Shared by all workers of the server.
+pub struct App {
+    pub config: HttpConfig,
+    pub backend: Arc<dyn Backend>,
+    pub metrics: Metrics,
+    /// The server is on its way out.
+    pub stopping: AtomicBool,
+    /// Fixed when a cluster is created, so asked once.
+    pub shard_count: tokio::sync::OnceCell<usize>,
+}
+
+impl App {
+    pub async fn shard_count(&self) -> usize {
+        let ask = || async { self.backend.status().await.shards.len() };
+        *self.shard_count.get_or_init(ask).await
+    }
+}
+
+/// Who asks. Put into the request by `auth`.
+#[derive(Clone, Copy, Debug)]
+pub struct Principal {
+    pub tenant: TenantId,
+}
+
+/// One authenticated request.
+pub struct Context {
+    pub app: web::Data<App>,
+    pub tenant: TenantId,
+    until: Instant,
+    pub request: HttpRequest,
+}
+
+impl FromRequest for Context {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let app = request
+            .app_data::<web::Data<App>>()
+            .expect("the server registers it")
+            .clone();
+        let principal = request.extensions().get::<Principal>().copied();
+        let principal = principal.expect("every route that takes a Context lies behind `auth`");
+        ready(deadline(request, app.config.deadline).map(|deadline| Self {
+            app,
+            tenant: principal.tenant,
+            until: Instant::now() + deadline,
+            request: request.clone(),
+        }))
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct TimeoutParam {
+    timeout_ms: Option<String>,
+}
+
+fn deadline(request: &HttpRequest, default: Duration) -> Result<Duration, Problem> {
+    let param = web::Query::<TimeoutParam>::from_query(request.query_string()).map_err(|e| bad_query(&e))?;
+    let header = request
+        .headers()
+        .get(TIMEOUT_HEADER)
+        .map(|v| v.to_str().unwrap_or("?").to_owned());
+    let Some(text) = header.or(param.into_inner().timeout_ms) else {
+        return Ok(default);
+    };
+    match text.parse() {
+        Ok(ms) if TIMEOUT_MS.contains(&ms) => Ok(Duration::from_millis(ms)),
+        _ => Err(Problem::new(
+            Kind::BadParameter,
+            format!("the timeout {text:?} is not a number of milliseconds in {TIMEOUT_MS:?}"),
+        )),
+    }
+}
+
+/// The query parameters, all known ones and no others.
+///
+/// # Errors
+/// 400 that names the parameter.
+pub fn params<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
+    let query = web::Query::<T>::from_query(request.query_string());
+    query.map(web::Query::into_inner).map_err(|e| bad_query(&e))
+}
+
+fn bad_query(error: &actix_web::error::QueryPayloadError) -> Problem {
+    Problem::new(
+        Kind::BadParameter,
+        format!("{error}; see /openapi.json for the parameters of this path"),
+    )
+}
+
+impl Context {
+    pub fn headers(&self) -> &HeaderMap {
+        self.request.headers()
+    }
+
+    /// What is left of the request's deadline.
+    pub fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// The device a path names, within the tenant of who asks.
+    ///
+    /// # Errors
+    /// 400 that says which rule the id breaks.
+    pub fn device(&self, id: &str) -> Result<DeviceKey, Problem> {
+        let id = DeviceId::parse(id).map_err(|e| Problem::new(Kind::BadDeviceId, e.to_string()))?;
+        Ok(DeviceKey::new(self.tenant, id))
+    }
+
+    /// Runs a command of a device to its end, or to the deadline.
+    ///
+    /// # Errors
+    /// As the table in [`super::problem`] says.
+    pub async fn call(&self, device: &DeviceKey, command: Command, ask: Ask) -> Result<Reply, Problem> {
+        let call = self.app.backend.call(device, command, self.left());
+        self.finish(call, ask).await
+    }
+
+    /// Waits for any question to the backend, at most until the deadline.
+    ///
+    /// # Errors
+    /// As the table in [`super::problem`] says.
+    pub async fn finish<T>(&self, call: impl Future<Output = Result<T, CallError>>, ask: Ask) -> Result<T, Problem> {
+        match tokio::time::timeout_at(self.until + GRACE, call).await {
+            Ok(result) => result.map_err(|e| Problem::of_call(e, ask)),
+            Err(_) => Err(Problem::of_call(CallError::Unknown, ask)),
+        }
+    }
+}
+
+/// The backend answered a question that was not asked.
+pub fn odd_answer(answer: &actors::device::Answer) -> Problem {
+    tracing::error!(?answer, "the answer does not fit the command");
+    Problem::new(
+        Kind::Internal,
+        "the device gave an answer of another kind; this is a fault of the node, report it",
+    )
+}

@@ -1,0 +1,109 @@
+//! What the HTTP edge asks of the cluster, as a trait narrow enough to stand in for it in tests.
+
+use std::time::Duration;
+
+use actors::device::Command;
+use actors::id::{DeviceKey, NodeId, ShardId};
+use actors::ports::{CallError, CallResult};
+use actors::wire::receipt::Receipt;
+use cluster::api::{ClusterStatus, DevicePage, ListQuery, ReceiptState, ReplicaDigest, TelemetryPage, TelemetryQuery};
+use cluster::Cluster;
+use futures::future::LocalBoxFuture;
+
+/// See the methods of the same names of [`Cluster`] for what comes back.
+pub trait Backend: Send + Sync + 'static {
+    fn shard_of(&self, device: &DeviceKey) -> ShardId;
+    fn call<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        command: Command,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'a, CallResult>;
+    fn telemetry<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        query: TelemetryQuery,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'a, Result<TelemetryPage, CallError>>;
+    fn list_devices(&self, query: ListQuery, deadline: Duration) -> LocalBoxFuture<'_, Result<DevicePage, CallError>>;
+    fn receipt(&self, receipt: Receipt, deadline: Duration) -> LocalBoxFuture<'_, Result<ReceiptState, CallError>>;
+    fn status(&self) -> LocalBoxFuture<'_, ClusterStatus>;
+    fn digest(
+        &self,
+        shard: ShardId,
+        index: Option<u64>,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'_, Result<Vec<ReplicaDigest>, CallError>>;
+    fn set_draining(
+        &self,
+        node: NodeId,
+        draining: bool,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'_, Result<(), CallError>>;
+    /// Whether this node is marked as draining.
+    fn draining(&self) -> bool;
+    /// Whether every shard is known to have a leader.
+    fn ready(&self) -> bool;
+}
+
+impl Backend for Cluster {
+    fn shard_of(&self, device: &DeviceKey) -> ShardId {
+        Cluster::shard_of(self, device)
+    }
+
+    fn call<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        command: Command,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'a, CallResult> {
+        Box::pin(Cluster::call(self, device, command, deadline))
+    }
+
+    fn telemetry<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        query: TelemetryQuery,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'a, Result<TelemetryPage, CallError>> {
+        Box::pin(Cluster::telemetry(self, device, query, deadline))
+    }
+
+    fn list_devices(&self, query: ListQuery, deadline: Duration) -> LocalBoxFuture<'_, Result<DevicePage, CallError>> {
+        Box::pin(Cluster::list_devices(self, query, deadline))
+    }
+
+    fn receipt(&self, receipt: Receipt, deadline: Duration) -> LocalBoxFuture<'_, Result<ReceiptState, CallError>> {
+        Box::pin(Cluster::receipt(self, receipt, deadline))
+    }
+
+    fn status(&self) -> LocalBoxFuture<'_, ClusterStatus> {
+        Box::pin(Cluster::status(self))
+    }
+
+    fn digest(
+        &self,
+        shard: ShardId,
+        index: Option<u64>,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'_, Result<Vec<ReplicaDigest>, CallError>> {
+        Box::pin(Cluster::digest(self, shard, index, deadline))
+    }
+
+    fn set_draining(
+        &self,
+        node: NodeId,
+        draining: bool,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'_, Result<(), CallError>> {
+        Box::pin(Cluster::set_draining(self, node, draining, deadline))
+    }
+
+    fn draining(&self) -> bool {
+        Cluster::draining(self)
+    }
+
+    fn ready(&self) -> bool {
+        Cluster::ready(self)
+    }
+}

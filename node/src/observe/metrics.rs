@@ -1,0 +1,284 @@
+//! The names of all figures, and their rendering for Prometheus.
+//!
+//! [`ALL`] is the contract: `docs/reference/metrics.md` is checked against it, and whoever emits a
+//! figure takes its name from [`names`] (crates below `node` repeat the text; the test of the
+//! rendering finds names that are not in the table).
+
+use std::fmt::Write as _;
+
+use metrics::Unit;
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use super::process;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+/// One figure.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    /// `1` for plain numbers.
+    pub unit: &'static str,
+    pub meaning: &'static str,
+}
+
+macro_rules! metrics_table {
+    ($( $constant:ident $kind:ident $name:literal [$($label:literal),*] $unit:literal $meaning:literal; )*) => {
+        /// The names, for those who emit.
+        pub mod names {
+            $( #[doc = $meaning] pub const $constant: &str = $name; )*
+        }
+        /// Every figure there is.
+        pub const ALL: &[Metric] = &[ $( Metric {
+            name: $name, kind: Kind::$kind, labels: &[$($label),*], unit: $unit, meaning: $meaning,
+        }, )* ];
+    };
+}
+
+metrics_table! {
+    INGEST_MESSAGES Counter "holdfast_ingest_messages_total" ["outcome"] "messages"
+        "Telemetry messages taken in, by what became of them: acknowledged, repeated, refused, overloaded, not_leader or unknown.";
+    STAGE_SECONDS Histogram "holdfast_stage_seconds" ["stage"] "seconds"
+        "Time a write spends in each stage of its way: admission, route, decide, replicate, fsync, apply.";
+    RAFT_LEADER Gauge "holdfast_raft_leader" ["shard"] "1"
+        "1 where this node leads the shard, else 0.";
+    RAFT_TERM Gauge "holdfast_raft_term" ["shard"] "1"
+        "Term of the shard's group.";
+    RAFT_APPLIED Gauge "holdfast_raft_applied" ["shard"] "entries"
+        "Index this node has applied.";
+    RAFT_ELECTIONS Counter "holdfast_raft_elections_total" ["shard"] "elections"
+        "Changes of a shard's leader that this node has seen.";
+    LOG_FSYNCS Counter "holdfast_log_fsyncs_total" [] "fsyncs"
+        "Syncs of the log store, shared by all shards.";
+    LOG_BYTES Counter "holdfast_log_bytes_total" [] "bytes"
+        "Bytes written to the log store.";
+    LOG_SYNC_SECONDS Histogram "holdfast_log_sync_seconds" [] "seconds"
+        "Time of one write and sync of the log store.";
+    STATE_UNFLUSHED_BYTES Gauge "holdfast_state_unflushed_bytes" [] "bytes"
+        "Bytes of state in memory that a flush would write.";
+    STATE_FLUSHES Counter "holdfast_state_flushes_total" [] "flushes"
+        "Flushes of the state store.";
+    MQTT_CONNECTIONS Gauge "holdfast_mqtt_connections" [] "connections"
+        "Open device connections of this node.";
+    DEVICES_ACTIVE Gauge "holdfast_devices_active" [] "devices"
+        "Devices in memory on this node.";
+    QUEUE_DEPTH Gauge "holdfast_queue_depth" ["queue"] "items"
+        "Items that wait in a bounded queue.";
+    DEVICE_PANICS Counter "holdfast_device_panics_total" [] "panics"
+        "Panics contained in one device or shard host. Any is a fault of the program.";
+    APPLY_MISMATCH Counter "holdfast_apply_mismatch_total" [] "items"
+        "Log items that did not fit the device's version and changed nothing.";
+    DEVICES_QUARANTINED Counter "holdfast_devices_quarantined_total" [] "devices"
+        "Devices put into quarantine because an event could not be applied. Any needs a person.";
+    PEER_CONNECTED Gauge "holdfast_peer_connected" ["peer"] "1"
+        "1 while this node is connected to the peer, else 0.";
+    PEER_REJECTED Counter "holdfast_peer_rejected_total" ["reason"] "connections"
+        "Peer connections or frames refused, by reason.";
+    HTTP_REQUESTS Counter "holdfast_http_requests_total" ["method", "route", "status"] "requests"
+        "HTTP requests answered.";
+    HTTP_REQUEST_SECONDS Histogram "holdfast_http_request_seconds" ["route"] "seconds"
+        "Time from the head of an HTTP request to its answer.";
+    PROCESS_RESIDENT_MEMORY Gauge "process_resident_memory_bytes" [] "bytes"
+        "Resident memory of the process.";
+    PROCESS_CPU Counter "process_cpu_seconds_total" [] "seconds"
+        "CPU time of the process, user and system.";
+    PROCESS_OPEN_FDS Gauge "process_open_fds" [] "descriptors"
+        "Open file descriptors of the process.";
+    PROCESS_THREADS Gauge "process_threads" [] "threads"
+        "Threads of the process.";
+}
+
+/// Upper bounds of the latency histograms, in seconds: 100 µs to 30 s.
+pub const SECONDS_BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Reads all figures of the process.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    #[error("metrics buckets: {0}")]
+    Buckets(#[from] BuildError),
+    /// Only one part of a process may set metrics up.
+    #[error("metrics are set up already")]
+    Twice,
+}
+
+impl Metrics {
+    /// Sets metrics up for the whole process.
+    ///
+    /// # Errors
+    /// `Twice` for the second call in a process.
+    pub fn install() -> Result<Self, InstallError> {
+        let (metrics, recorder) = Self::detached()?;
+        metrics::set_global_recorder(recorder).map_err(|_| InstallError::Twice)?;
+        describe();
+        Ok(metrics)
+    }
+
+    /// Metrics that only those see who use the recorder; for tests.
+    ///
+    /// # Errors
+    /// Never in practice: the buckets are constant.
+    pub fn detached() -> Result<(Self, PrometheusRecorder), InstallError> {
+        let builder =
+            PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)?;
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        Ok((Self { handle }, recorder))
+    }
+
+    /// Everything in the Prometheus text format.
+    pub fn render(&self) -> String {
+        let mut text = self.handle.render();
+        let figures = process::read();
+        for (name, value) in [
+            (names::PROCESS_RESIDENT_MEMORY, figures.resident_bytes as f64),
+            (names::PROCESS_CPU, figures.cpu_seconds),
+            (names::PROCESS_OPEN_FDS, figures.open_fds as f64),
+            (names::PROCESS_THREADS, figures.threads as f64),
+        ] {
+            let metric = find(name).expect("names come from the table");
+            let kind = metric.kind.name();
+            writeln!(
+                text,
+                "# HELP {name} {}\n# TYPE {name} {kind}\n{name} {value}\n",
+                metric.meaning
+            )
+            .expect("writing to memory cannot fail");
+        }
+        text
+    }
+
+    /// Folds what histograms have collected; to be called every few seconds.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+/// The row of a name.
+pub fn find(name: &str) -> Option<&'static Metric> {
+    ALL.iter().find(|metric| metric.name == name)
+}
+
+/// Tells the recorder in force what each figure means.
+fn describe() {
+    for metric in ALL {
+        // The names carry their units already, as Prometheus wants it.
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, Unit::Count, metric.meaning),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, Unit::Count, metric.meaning),
+            Kind::Histogram => metrics::describe_histogram!(metric.name, Unit::Count, metric.meaning),
+        }
+    }
+}
+
+/// The table of `docs/reference/metrics.md`.
+pub fn markdown() -> String {
+    let mut text = String::from("| name | type | labels | unit | meaning |\n| --- | --- | --- | --- | --- |\n");
+    for metric in ALL {
+        let labels = metric
+            .labels
+            .iter()
+            .map(|label| format!("`{label}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let (name, kind, unit) = (metric.name, metric.kind.name(), metric.unit);
+        writeln!(text, "| `{name}` | {kind} | {labels} | {unit} | {} |", metric.meaning)
+            .expect("writing to memory cannot fail");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// To write the table anew: HOLDFAST_BLESS=1.
+    #[test]
+    fn the_reference_page_lists_every_metric_as_it_is() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (begin, end) = ("<!-- table -->\n", "<!-- /table -->\n");
+        let (before, rest) = page.split_once(begin).expect("the page marks its table");
+        let (table, after) = rest.split_once(end).expect("the page marks the end of its table");
+        if std::env::var_os("HOLDFAST_BLESS").is_some() {
+            std::fs::write(path, format!("{before}{begin}{}{end}{after}", markdown())).unwrap();
+            return;
+        }
+        assert_eq!(
+            table,
+            markdown(),
+            "run this test with HOLDFAST_BLESS=1 and commit {path}"
+        );
+    }
+
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        let mut seen = std::collections::BTreeSet::new();
+        for metric in ALL {
+            assert!(seen.insert(metric.name), "{} appears twice", metric.name);
+            assert_eq!(
+                metric.name.ends_with("_total"),
+                metric.kind == Kind::Counter,
+                "{}",
+                metric.name
+            );
+            assert_eq!(
+                metric.name.ends_with("_seconds"),
+                metric.kind == Kind::Histogram,
+                "{}",
+                metric.name
+            );
+            assert!(metric.meaning.ends_with('.'), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn what_is_emitted_is_rendered_with_its_buckets_and_the_process() {
+        let (metrics, recorder) = Metrics::detached().unwrap();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            metrics::counter!(names::INGEST_MESSAGES, "outcome" => "acknowledged").increment(2);
+            metrics::histogram!(names::STAGE_SECONDS, "stage" => "fsync").record(0.003);
+        });
+        metrics.upkeep();
+        let text = metrics.render();
+        for line in [
+            "# TYPE holdfast_ingest_messages_total counter",
+            "holdfast_ingest_messages_total{outcome=\"acknowledged\"} 2",
+            "holdfast_stage_seconds_bucket{stage=\"fsync\",le=\"0.005\"} 1",
+            "holdfast_stage_seconds_bucket{stage=\"fsync\",le=\"0.0025\"} 0",
+            "# TYPE process_resident_memory_bytes gauge",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        for name in text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        {
+            assert!(find(name).is_some(), "{name} is not in the table");
+        }
+    }
+}
