@@ -19,6 +19,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::local::{HarnessError, Interrupt, LocalCluster, Plan};
+use super::output::Output;
 use report::Report;
 
 /// The test equipment failed; nothing is said about the product.
@@ -38,12 +39,6 @@ pub enum Section {
     Restart,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    Table,
-    Json,
-}
-
 /// Measure speed, memory, failover and restart on this machine
 #[derive(Args, Clone, Debug)]
 #[command(
@@ -53,9 +48,6 @@ pub struct BenchArgs {
     /// What to measure; may be given several times [default: all]
     #[arg(long = "section", value_enum)]
     pub sections: Vec<Section>,
-    /// table or json
-    #[arg(long, value_enum, default_value = "table")]
-    pub output: Format,
     /// Directory for the clusters' data; measure on the disk that matters [default: temporary files]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
@@ -130,9 +122,9 @@ fn bytes(text: &str) -> Result<u64, String> {
 
 /// Measures, prints, and returns the exit code: 0 measured, 1 an acknowledged message was lost on
 /// the way, 75 something could not be measured.
-pub async fn run(args: BenchArgs) -> u8 {
+pub async fn run(args: BenchArgs, output: Output) -> u8 {
     let result = match Interrupt::follow() {
-        Ok(interrupt) => tokio::task::spawn_blocking(move || bench(&args, &interrupt)).await,
+        Ok(interrupt) => tokio::task::spawn_blocking(move || bench(&args, output, &interrupt)).await,
         Err(error) => Ok(Err(error)),
     };
     match result {
@@ -149,13 +141,13 @@ pub async fn run(args: BenchArgs) -> u8 {
 }
 
 /// Sections run one after another; what was measured is printed even if a later one fails.
-fn bench(args: &BenchArgs, interrupt: &Interrupt) -> Result<u8, HarnessError> {
+fn bench(args: &BenchArgs, output: Output, interrupt: &Interrupt) -> Result<u8, HarnessError> {
     raise_file_limit();
     let mut report = Report::default();
     let measured = sections(args, &mut report, interrupt);
-    match args.output {
-        Format::Table => report.print_table(),
-        Format::Json => report.print_json()?,
+    match output {
+        Output::Table => report.print_table(),
+        Output::Json => report.print_json()?,
     }
     measured?;
     Ok(report.exit_code())

@@ -234,3 +234,54 @@ pub fn wait_connected(fleet: &Fleet, interrupt: &Interrupt) -> Result<(), Harnes
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::bench::BenchArgs;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    /// A measurement of a server that is not ours yields its rate, its CPU and its latencies.
+    #[test]
+    fn measures_what_a_broker_acknowledges() {
+        let line = Line::parse_from([
+            "bench",
+            "--devices",
+            "20",
+            "--time",
+            "1s",
+            "--warm-up",
+            "1s",
+            "--repetitions",
+            "1",
+        ]);
+        let interrupt = Interrupt::default();
+        let broker = Mosquitto::start(&interrupt).unwrap();
+        let server = Server {
+            who: Who::Mosquitto,
+            endpoints: vec![broker.address],
+            processes: vec![broker.process],
+            cluster: None,
+        };
+        let mut runs = Runs {
+            args: &line.args,
+            interrupt: &interrupt,
+            run: 1,
+        };
+        let samples = runs.repeat(&[server], "test", Load::Closed { window: 4 }).unwrap();
+        let sample = samples[0][0];
+        assert!(sample.rate > 0.0 && sample.cpu_ms_per_1k > 0.0, "{sample:?}");
+        assert!(sample.p99_ms >= sample.p50_ms && sample.p50_ms > 0.0, "{sample:?}");
+        assert_eq!(sample.unanswered, 0.0);
+        assert!(
+            sample.fsyncs_per_1k.is_nan(),
+            "nothing is claimed of what was not measured"
+        );
+    }
+}
