@@ -50,7 +50,8 @@ fn expect(findings: &Findings, breaches: &[(Fact, u64)]) {
 #[test]
 fn planted_faults_are_caught() {
     use Fact::{AckedSurvive, InOrder, StoredOnce};
-    let rows: [(&[u32], &[u32], &[(Fact, u64)]); 9] = [
+    type Row = (&'static [u32], &'static [u32], &'static [(Fact, u64)]);
+    let rows: [Row; 9] = [
         (&[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5], &[]),
         (&[1, 2, 3], &[1, 2, 3], &[]),
         (&[1, 2, 3], &[1, 2, 3, 4, 5], &[]),

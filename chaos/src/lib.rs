@@ -1,3 +1,4 @@
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // faults happen in real time
 //! Faults, drills, checkers, verdicts.
 //!

@@ -271,7 +271,8 @@ mod tests {
         let mut second = second.expect("dropping the fault heals it");
         assert!(Process::of(second.id()).unwrap().is_alive());
         second.kill().unwrap();
-        (first.wait().unwrap(), second.wait().unwrap());
+        first.wait().unwrap();
+        second.wait().unwrap();
     }
 
     /// A stopped process runs again when the fault is dropped.

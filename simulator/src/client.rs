@@ -4,31 +4,23 @@
 //! `protocol`'s. A device costs a task, a socket and two small buffers: the read buffer is the
 //! thread's, and a message is rebuilt from its number when it has to be sent again.
 
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use bytestring::ByteString;
-use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
 use rand::Rng;
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{watch, Semaphore};
+use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use crate::fleet::{Load, Timing};
+use crate::fleet::Load;
 use crate::ledger::{DeviceLedger, GapClock, Refusal};
+use crate::link::{exchange, flush, Broken, Lane, Link};
 use crate::progress::Progress;
-use crate::protocol::{Codec, Incoming, Opening, Outcome, ProtocolError, Version};
+use crate::protocol::{Incoming, Opening, Outcome, ProtocolError, Version};
 use crate::session::{Sent, Session, WINDOW_MAX};
 
 /// How long an acknowledged twin report waits for its answer before it is recorded without one.
@@ -48,49 +40,6 @@ pub(crate) enum Phase {
     Drain,
     /// Leave at once.
     Abort,
-}
-
-/// Shared by the devices of one thread.
-pub(crate) struct Lane {
-    pub endpoints: Vec<SocketAddr>,
-    pub load: Load,
-    pub timing: Timing,
-    pub record: bool,
-    pub progress: Arc<Progress>,
-    pub connecting: Semaphore,
-    pub scratch: RefCell<Vec<u8>>,
-    pub latency: RefCell<Histogram<u64>>,
-    pub measurement: Cell<u32>,
-}
-
-impl Lane {
-    fn record_latency(&self, latency: Duration) {
-        let measurement = self.progress.measurement.load(std::sync::atomic::Ordering::Relaxed);
-        if measurement == 0 {
-            return;
-        }
-        let mut histogram = self.latency.borrow_mut();
-        if self.measurement.replace(measurement) != measurement {
-            histogram.reset();
-        }
-        histogram.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Protocol(#[from] ProtocolError),
-    #[error("the server closed the connection")]
-    Closed,
-    #[error("the server did not answer in time")]
-    Silent,
-    #[error("the server refused the connection with code {0}")]
-    Refused(u8),
-    #[error("the server ended the connection with code {0}")]
-    Disconnected(u8),
 }
 
 #[derive(Deserialize)]
@@ -124,32 +73,6 @@ pub(crate) struct Device {
     gap: GapClock,
     twin: Option<TwinFlight>,
     pause_until: Option<Instant>,
-}
-
-/// The present connection.
-struct Link {
-    codec: Codec,
-    input: BytesMut,
-    out: BytesMut,
-    window: usize,
-    /// Since when an acknowledgement is awaited without progress.
-    waiting_since: Option<Instant>,
-    last_write: Instant,
-    ping_sent: Option<Instant>,
-}
-
-impl Link {
-    fn new(version: Version) -> Self {
-        Self {
-            codec: Codec::new(version),
-            input: BytesMut::new(),
-            out: BytesMut::new(),
-            window: 1,
-            waiting_since: None,
-            last_write: Instant::now(),
-            ping_sent: None,
-        }
-    }
 }
 
 /// What a [`Device`] is made from.
@@ -226,7 +149,7 @@ impl Device {
                         self.ledger.reconnects += 1;
                         Progress::add(&self.lane.progress.reconnects, 1);
                     }
-                    (first, failures) = (false, 0);
+                    first = false;
                     Progress::add(&self.lane.progress.connected, 1);
                     let ended = self.serve(&mut stream).await;
                     self.lane
@@ -237,6 +160,8 @@ impl Device {
                         Ok(()) => return,
                         Err(error) => tracing::debug!(device = %self.ledger.device, %error, "connection lost"),
                     }
+                    // A server that accepts and closes at once is as busy as one that refuses.
+                    failures = if self.link.useful { 0 } else { failures + 1 };
                 }
                 Err(error) => {
                     tracing::debug!(device = %self.ledger.device, %error, "connect failed");
@@ -304,8 +229,16 @@ impl Device {
                 None => exchange(stream, &lane, &mut self.link.input, &mut self.link.out).await?,
             }
         };
-        let wanted = lane.load.window().min(WINDOW_MAX);
-        self.link.window = usize::from(wanted.min(receive_maximum));
+        // A twin report needs room beside a full window of telemetry.
+        let reserved = u16::from(self.twin_due.is_some());
+        let window = lane
+            .load
+            .window()
+            .min(WINDOW_MAX)
+            .min(receive_maximum.saturating_sub(reserved))
+            .max(1);
+        self.link.window = usize::from(window);
+        self.link.receive_maximum = usize::from(receive_maximum);
         if self.twin_due.is_some() && (first || !present) {
             let id = self.session.packet_id();
             self.link
@@ -323,6 +256,8 @@ impl Device {
     async fn serve(&mut self, stream: &mut TcpStream) -> Result<(), Broken> {
         let lane = self.lane.clone();
         let mut timer = std::pin::pin!(sleep_until(Instant::now().into()));
+        // What came together with the CONNACK is here already and wakes nobody.
+        self.take_packets()?;
         loop {
             let now = Instant::now();
             let phase = *self.phase.borrow_and_update();
@@ -413,7 +348,8 @@ impl Device {
             .outstanding()
             .iter()
             .any(|o| matches!(o.what, Sent::Twin { .. }));
-        if due > now || self.twin.is_some() || pending || self.session.outstanding().len() >= self.link.window + 1 {
+        let room = self.session.outstanding().len() < self.link.receive_maximum;
+        if due > now || self.twin.is_some() || pending || !room {
             return Ok(());
         }
         let k = self
@@ -478,6 +414,7 @@ impl Device {
                     match self.session.settle(packet_id) {
                         None => self.ledger.acks_foreign += 1,
                         Some((settled, oldest)) => {
+                            self.link.useful = true;
                             self.ledger.acks_out_of_order += u32::from(!oldest);
                             self.settled(settled, outcome, now);
                         }
@@ -596,40 +533,5 @@ impl Device {
         self.ledger.sent = self.session.telemetry_sent();
         self.ledger.longest_gap = self.gap.longest;
         self.ledger
-    }
-}
-
-/// Writes what is pending and reads once; returns when something was read. Safe to cancel.
-async fn exchange(stream: &mut TcpStream, lane: &Lane, input: &mut BytesMut, out: &mut BytesMut) -> Result<(), Broken> {
-    let read = poll_fn(|cx| {
-        while !out.is_empty() {
-            match Pin::new(&mut *stream).poll_write(cx, out) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(written)) => out.advance(written),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => break,
-            }
-        }
-        let mut scratch = lane.scratch.borrow_mut();
-        let mut buffer = ReadBuf::new(&mut scratch);
-        std::task::ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
-        input.extend_from_slice(buffer.filled());
-        Poll::Ready(Ok(buffer.filled().len()))
-    });
-    match read.await? {
-        0 => Err(Broken::Closed),
-        _ => Ok(()),
-    }
-}
-
-/// Best effort: a DISCONNECT that cannot be written is not missed.
-async fn flush(stream: &mut TcpStream, out: &mut BytesMut) {
-    use tokio::io::AsyncWriteExt;
-    let writing = async {
-        stream.write_all(out).await?;
-        stream.shutdown().await
-    };
-    if !matches!(timeout(Duration::from_secs(1), writing).await, Ok(Ok(()))) {
-        tracing::debug!("farewell not written");
     }
 }

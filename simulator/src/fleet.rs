@@ -18,8 +18,9 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::{watch, Semaphore};
 use tokio::task::LocalSet;
 
-use crate::client::{Device, Lane, Phase, Seed};
+use crate::client::{Device, Phase, Seed};
 use crate::ledger::Ledger;
+use crate::link::Lane;
 use crate::progress::Progress;
 use crate::protocol::Version;
 use crate::session::{Profile, Session, WINDOW_MAX};

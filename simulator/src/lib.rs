@@ -1,3 +1,4 @@
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // a fleet lives in real time
 //! Fleets of devices seen from the outside, and a record of what they saw.
 //!
@@ -8,6 +9,7 @@
 mod client;
 pub mod fleet;
 pub mod ledger;
+mod link;
 pub mod payload;
 pub mod progress;
 pub mod protocol;

@@ -191,6 +191,7 @@ fn raise_file_limit() {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -318,6 +318,7 @@ impl Drop for Screen {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

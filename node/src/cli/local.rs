@@ -464,6 +464,7 @@ fn counter_values(page: &str, name: &str) -> Vec<f64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -236,6 +236,7 @@ pub fn wait_connected(fleet: &Fleet, interrupt: &Interrupt) -> Result<(), Harnes
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::cli::bench::BenchArgs;
