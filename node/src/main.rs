@@ -1,1 +1,5 @@
-fn main() {}
+//! The `holdfast` program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    node::cli::run(std::env::args_os())
+}

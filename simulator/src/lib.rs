@@ -1,2 +1,20 @@
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // a fleet lives in real time
 //! Fleets of devices seen from the outside, and a record of what they saw.
+//!
+//! Nothing here knows how the product works inside: it speaks MQTT to sockets and writes down
+//! what was acknowledged. Of the other crates it reads only names (`actors::id`) and the public
+//! texts (`actors::wire`), so that a verdict built on its ledger is worth something.
+
+mod client;
+pub mod fleet;
+pub mod ledger;
+mod link;
+pub mod payload;
+pub mod progress;
+pub mod protocol;
+pub mod session;
+
+pub use fleet::{Fleet, FleetConfig, FleetError, FleetReport, Load};
+pub use ledger::{Ack, DeviceLedger, Ledger, TwinAck};
+pub use progress::Progress;

@@ -1,1 +1,133 @@
-//! cli
+//! The command line: what `holdfast` can be told, and how each command ends.
+//!
+//! Parses, calls, prints. What a node does is in `serve`, what a device does behind the HTTP API.
+
+pub mod api;
+pub mod bench;
+mod check;
+pub mod cluster;
+pub mod demo;
+mod dev;
+mod device;
+pub mod failure;
+mod local;
+mod node;
+pub mod output;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{error::ErrorKind, Parser, Subcommand};
+
+use failure::{Exit, Failure};
+use output::Output;
+
+const EXAMPLES: &str = "Examples:\n  holdfast demo                                   three nodes, a kill -9, a verdict\n  holdfast dev                                    one node to play with\n  holdfast cluster up --nodes 3 --dir /tmp/hf     three nodes, as real processes\n  holdfast cluster status --dir /tmp/hf           what runs, and what to worry about\n  holdfast node --config node.toml                one production node\n\nExit codes: 0 success, 1 a verdict found a violation, 64 usage, 65 bad input, 69 unavailable,\n70 internal error, 74 disk, 75 harness failure.";
+
+#[derive(Parser, Debug)]
+#[command(name = "holdfast", version, about = "An IoT device platform: every device a persistent actor, nothing acknowledged is lost", after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = false)]
+struct Cli {
+    /// How results are printed
+    #[arg(long, value_enum, global = true, default_value = "table")]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Three local nodes, a fleet, a kill -9 in the middle, and a verdict
+    Demo(demo::DemoArgs),
+    /// Measure speed, memory, failover and restart on this machine
+    Bench(bench::BenchArgs),
+    /// Run one node and everything in it, to play with
+    Dev(dev::DevArgs),
+    /// Run one node of a cluster
+    Node(node::NodeArgs),
+    /// Run and look after a local cluster of real processes
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Register, look at and change devices
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
+    /// Work with configuration files
+    #[command(subcommand)]
+    Config(check::ConfigCommand),
+}
+
+/// Runs the program; the exit code says how it ended (see [`Exit`]).
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match dispatch(cli) {
+        Ok(ended) => ExitCode::from(ended),
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "{failure}");
+            code(failure.exit)
+        }
+    }
+}
+
+/// Returns the exit code of a command that judges by itself, else success.
+fn dispatch(cli: Cli) -> Result<u8, Failure> {
+    let output = cli.output;
+    match cli.command {
+        Command::Demo(args) => return wait(async { Ok(demo::run(args).await) }),
+        Command::Bench(args) => return wait(async { Ok(bench::run(args, output).await) }),
+        Command::Dev(args) => dev::run(&args, output),
+        Command::Node(args) => node::run(&args),
+        Command::Cluster(command) => wait(cluster::run(command, output)),
+        Command::Device(command) => wait(device::run(command, output)),
+        Command::Config(command) => check::run(command, output),
+    }?;
+    Ok(Exit::Success as u8)
+}
+
+/// Runs an asynchronous command to its end on this thread.
+fn wait<T>(command: impl std::future::Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(Exit::Internal, "no runtime").because(error))?;
+    runtime.block_on(command)
+}
+
+/// `--help` and `--version` are answers, everything else clap says is a mistake.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => code(Exit::Success),
+        _ => code(Exit::Usage),
+    }
+}
+
+fn code(exit: Exit) -> ExitCode {
+    ExitCode::from(exit as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every command that does something shows an example in its help.
+    #[test]
+    fn every_command_has_an_example() {
+        fn visit(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(|sub| visit(sub, &path));
+            } else {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "{path} has no example");
+            }
+        }
+        visit(&Cli::command(), "");
+    }
+}

@@ -1,1 +1,265 @@
-//! config
+//! One node's configuration: a TOML file, overridden by `HOLDFAST_SECTION_KEY` variables.
+//!
+//! Decides what is acceptable before anything starts: unknown keys, bad ranges and contradictions
+//! are refused with file, line and key. `deploy/config/node.toml` documents every key; a test keeps
+//! that file and this code together. Opens no socket and creates no directory.
+
+mod check;
+pub mod duration;
+mod members;
+mod reader;
+mod schema;
+mod security;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use actors::device::Policy;
+use actors::id::NodeId;
+use cluster::config::{ClusterConfig, Member, Secret};
+
+use crate::observe::logs::LogFormat;
+
+pub use reader::{KnownKey, Place, Problem, ENV_PREFIX};
+
+/// Largest configuration file that is read, in bytes.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Everything one node is told, checked.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Where it was read from; relative paths in it start at this file's directory.
+    pub file: PathBuf,
+    pub node: Node,
+    pub cluster: ClusterSection,
+    pub listen: Listen,
+    pub limits: Limits,
+    pub retention: Retention,
+    pub raft: Raft,
+    pub storage: Storage,
+    pub security: Security,
+    pub log: Log,
+    pub devices: Devices,
+}
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub id: NodeId,
+    pub data_dir: PathBuf,
+    pub zone: String,
+    /// Arbiter threads that run shards and gateways.
+    pub workers: usize,
+    /// How long a graceful stop may take.
+    pub stop_deadline: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct ClusterSection {
+    pub id: String,
+    pub secret: Secret,
+    pub members: Vec<Member>,
+    pub shards: u16,
+    pub replication: u8,
+}
+
+#[derive(Clone, Debug)]
+pub struct Listen {
+    pub mqtt: SocketAddr,
+    pub http: SocketAddr,
+    pub peer: SocketAddr,
+}
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// MQTT connections of this node; beyond, CONNECT is answered with "server busy".
+    pub connections_max: usize,
+    /// Time from accept to a complete CONNECT.
+    pub connect_timeout: Duration,
+    /// Largest MQTT packet taken, in bytes.
+    pub packet_bytes_max: usize,
+    /// Unacknowledged publishes one session may hold.
+    pub receive_maximum: u16,
+    /// Bytes of publishes one node may hold unanswered before it stops reading.
+    pub inflight_bytes_max: usize,
+    /// Largest HTTP request body, in bytes.
+    pub http_body_bytes_max: usize,
+    /// HTTP connections of this node.
+    pub http_connections_max: usize,
+    /// Time one HTTP request may take before its outcome is called unknown.
+    pub http_request_deadline: Duration,
+    pub shard_queue_max: usize,
+    pub active_devices_max: usize,
+    pub passivate_after: Duration,
+    pub gateway_grace: Duration,
+    pub session_expiry_max: Duration,
+    pub tags_bytes_max: usize,
+    pub section_bytes_max: usize,
+    pub twin_depth_max: usize,
+    pub message_ids_max: usize,
+    pub packet_ids_max: usize,
+    pub subscriptions_max: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Retention {
+    pub telemetry_age: Duration,
+    pub telemetry_count: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Raft {
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Storage {
+    pub block_cache_bytes: usize,
+    pub unsafe_skip_log_fsync: bool,
+    pub unsafe_skip_vote_fsync: bool,
+}
+
+/// Who may come in. `development` is the only mode yet: loopback, devices without credentials,
+/// operators with one bearer token.
+#[derive(Clone, Debug)]
+pub struct Security {
+    pub mode: String,
+    pub operator_token: Secret,
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A `tracing` filter such as `info,cluster=debug`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Debug)]
+pub struct Devices {
+    pub auto_register: bool,
+}
+
+/// Why a configuration is refused (exit 65, or 74 when the file cannot be read).
+#[derive(Debug)]
+pub enum ConfigError {
+    Unreadable {
+        file: PathBuf,
+        source: std::io::Error,
+    },
+    /// At least one.
+    Refused(Vec<Problem>),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { file, source } => write!(f, "cannot read {}: {source}", file.display()),
+            Self::Refused(problems) => {
+                let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+                f.write_str(&lines.join("\n"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Reads and checks `file`, overridden by this process's environment.
+///
+/// # Errors
+/// The file cannot be read, or something in it is refused; every problem found is listed.
+pub fn load(file: &Path) -> Result<NodeConfig, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable {
+        file: file.to_owned(),
+        source,
+    };
+    let size = std::fs::metadata(file).map_err(unreadable)?.len();
+    if size > FILE_BYTES_MAX {
+        let reason = format!("has {size} bytes, at most {FILE_BYTES_MAX} are allowed");
+        return Err(unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, reason)));
+    }
+    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    parse(file, &text, environment()).map(|(config, _)| config)
+}
+
+/// As [`load`], from text and variables given by the caller; also returns the keys that exist.
+///
+/// # Errors
+/// As [`load`]; reads no file but the ones that `secret_file` and `operator_token_file` name.
+pub fn parse(
+    file: &Path,
+    text: &str,
+    environment: BTreeMap<String, String>,
+) -> Result<(NodeConfig, Vec<KnownKey>), ConfigError> {
+    let allow_unsafe = environment
+        .get("HOLDFAST_ALLOW_UNSAFE")
+        .is_some_and(|value| value == "1");
+    let mut reader =
+        reader::Reader::new(file, text, environment).map_err(|problem| ConfigError::Refused(vec![problem]))?;
+    let config = schema::read(&mut reader, file);
+    check::contradictions(&mut reader, &config, allow_unsafe);
+    let (known, problems) = reader.finish();
+    if problems.is_empty() {
+        Ok((config, known))
+    } else {
+        Err(ConfigError::Refused(problems))
+    }
+}
+
+/// The variables that may override keys. Values that are not text are not ours.
+fn environment() -> BTreeMap<String, String> {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os()
+        .filter_map(text)
+        .filter(|(name, _)| name.starts_with(ENV_PREFIX))
+        .collect()
+}
+
+impl NodeConfig {
+    pub fn policy(&self) -> Policy {
+        Policy {
+            auto_register: self.devices.auto_register,
+            telemetry_count_max: self.retention.telemetry_count,
+            tags_bytes_max: self.limits.tags_bytes_max,
+            section_bytes_max: self.limits.section_bytes_max,
+            twin_depth_max: self.limits.twin_depth_max,
+            message_ids_max: self.limits.message_ids_max,
+            packet_ids_max: self.limits.packet_ids_max,
+            subscriptions_max: self.limits.subscriptions_max,
+            session_expiry_secs_max: u32::try_from(self.limits.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
+        }
+    }
+
+    pub fn cluster_config(&self) -> ClusterConfig {
+        ClusterConfig {
+            cluster_id: self.cluster.id.clone(),
+            secret: self.cluster.secret.clone(),
+            node_id: self.node.id,
+            members: self.cluster.members.clone(),
+            data_dir: self.node.data_dir.clone(),
+            shards: self.cluster.shards,
+            replication: self.cluster.replication,
+            workers: self.node.workers,
+            heartbeat: self.raft.heartbeat,
+            election_min: self.raft.election_min,
+            election_max: self.raft.election_max,
+            gateway_grace: self.limits.gateway_grace,
+            telemetry_age_max: self.retention.telemetry_age,
+            policy: self.policy(),
+            shard_queue_max: self.limits.shard_queue_max,
+            passivate_after: self.limits.passivate_after,
+            active_devices_max: self.limits.active_devices_max,
+            block_cache_bytes: self.storage.block_cache_bytes,
+            unsafe_skip_log_fsync: self.storage.unsafe_skip_log_fsync,
+            unsafe_skip_vote_fsync: self.storage.unsafe_skip_vote_fsync,
+        }
+    }
+}

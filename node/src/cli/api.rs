@@ -1,0 +1,188 @@
+//! The CLI's own HTTP client: asks the nodes of a cluster in turn until one answers.
+//!
+//! Only a request that certainly did nothing (no connection) or changes nothing (GET) goes to the
+//! next node; anything else might be done twice.
+
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, ETAG};
+use reqwest::Method;
+use serde_json::Value;
+
+use super::failure::{Exit, Failure};
+
+/// Time for one request, to be longer than the node's own deadline.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
+pub struct Client {
+    http: reqwest::Client,
+    /// `http://host:port`, without a slash at the end.
+    bases: Vec<String>,
+    token: String,
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub etag: Option<String>,
+    pub receipt: Option<String>,
+    /// `Null` when there was no body.
+    pub body: Value,
+}
+
+/// What is asked; `headers` are names and values.
+#[derive(Default)]
+pub struct Request<'a> {
+    pub path: &'a str,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Option<(&'static str, Value)>,
+}
+
+impl Client {
+    /// # Errors
+    /// The token cannot be sent, or the client cannot be made.
+    pub fn new(bases: Vec<String>, token: &str) -> Result<Self, Failure> {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(CONNECT_DEADLINE)
+            .timeout(REQUEST_DEADLINE)
+            .build()
+            .map_err(|error| Failure::new(Exit::Internal, "no HTTP client").because(error))?;
+        let bases = bases
+            .into_iter()
+            .map(|base| base.trim_end_matches('/').to_owned())
+            .collect();
+        Ok(Self {
+            http,
+            bases,
+            token: token.to_owned(),
+        })
+    }
+
+    /// # Errors
+    /// Nobody answered, or the answer was no success; the text says which.
+    pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
+        let request = Request {
+            path,
+            ..Request::default()
+        };
+        self.send(Method::GET, request).await
+    }
+
+    /// # Errors
+    /// As [`Self::get`]; says so when the outcome is unknown.
+    pub async fn send(&self, method: Method, request: Request<'_>) -> Result<Answer, Failure> {
+        let mut silent = Vec::new();
+        for base in &self.bases {
+            let url = format!("{base}{}", request.path);
+            match self.attempt(&method, &url, &request).await {
+                Ok(answer) => return judge(answer, &method, request.path),
+                Err(error) if error.is_connect() || method == Method::GET => {
+                    silent.push(format!("{base}: {}", innermost(&error)));
+                }
+                Err(error) => return Err(unknown(&method, request.path, &innermost(&error))),
+            }
+        }
+        Err(Failure::new(Exit::Unavailable, "no node answers")
+            .because(silent.join("\n"))
+            .advise("see what runs with `holdfast cluster status`, start it with `holdfast cluster up`"))
+    }
+
+    async fn attempt(&self, method: &Method, url: &str, request: &Request<'_>) -> Result<Answer, reqwest::Error> {
+        let mut builder = self
+            .http
+            .request(method.clone(), url)
+            .bearer_auth(&self.token)
+            .headers(headers(request));
+        if let Some((content_type, body)) = &request.body {
+            builder = builder.header("content-type", *content_type).body(body.to_string());
+        }
+        let response = builder.send().await?;
+        let status = response.status().as_u16();
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .map(str::to_owned)
+        };
+        let (etag, receipt) = (header(ETAG.as_str()), header("x-holdfast-receipt"));
+        let text = response.text().await?;
+        let body = match serde_json::from_str(&text) {
+            Ok(value) => value,
+            Err(_) if text.is_empty() => Value::Null,
+            Err(_) => Value::String(text),
+        };
+        Ok(Answer {
+            status,
+            etag,
+            receipt,
+            body,
+        })
+    }
+}
+
+fn headers(request: &Request<'_>) -> HeaderMap {
+    let pairs = request
+        .headers
+        .iter()
+        .filter_map(|(name, value)| Some((HeaderName::try_from(*name).ok()?, HeaderValue::try_from(value).ok()?)));
+    pairs.collect()
+}
+
+/// Turns a problem document into a failure.
+fn judge(answer: Answer, method: &Method, path: &str) -> Result<Answer, Failure> {
+    if (200..300).contains(&answer.status) {
+        return Ok(answer);
+    }
+    let text = |key: &str| {
+        answer
+            .body
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let (title, detail) = (text("title"), text("detail"));
+    let why = match (title.is_empty(), detail.is_empty()) {
+        (true, true) => answer.body.to_string(),
+        (_, true) => title,
+        (true, false) => detail,
+        (false, false) => format!("{title}: {detail}"),
+    };
+    let (exit, advice) = match answer.status {
+        401 | 403 => (
+            Exit::BadInput,
+            "give the operator token with --token, HOLDFAST_TOKEN or --dir",
+        ),
+        404 => (
+            Exit::BadInput,
+            "check the name; `holdfast device list` shows what there is",
+        ),
+        409 | 412 => (
+            Exit::BadInput,
+            "somebody changed it meanwhile: read it again, then decide",
+        ),
+        429 | 503 => (Exit::Unavailable, "nothing was done; try again in a moment"),
+        504 => return Err(unknown(method, path, &why)),
+        400..=499 => (Exit::BadInput, "mend what the answer names"),
+        _ => (Exit::Internal, "look into the log of the node"),
+    };
+    let what = format!("{method} {path} was answered with {}", answer.status);
+    Err(Failure::new(exit, what).because(why).advise(advice))
+}
+
+fn unknown(method: &Method, path: &str, why: &str) -> Failure {
+    Failure::new(Exit::Unavailable, format!("the outcome of {method} {path} is unknown"))
+        .because(why)
+        .advise("it may have been done: read it back before trying again")
+}
+
+/// The innermost reason; reqwest's own text only repeats the URL.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut source: &dyn std::error::Error = error;
+    while let Some(inner) = source.source() {
+        source = inner;
+    }
+    source.to_string()
+}

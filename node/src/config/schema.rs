@@ -1,0 +1,207 @@
+//! Every key, its type, its default and its range. Mirrors `deploy/config/node.toml`.
+//!
+//! Ranges of one key are here; what two keys say about each other is in [`super::check`].
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use actors::device::Policy;
+
+use super::reader::Reader;
+use super::{
+    members, security, ClusterSection, Devices, Limits, Listen, Log, Node, NodeConfig, Raft, Retention, Storage,
+};
+use crate::observe::logs::LogFormat;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const DAY: u64 = 24 * 3600;
+
+/// Reads every key. Where one is refused, its default stands in, so that all problems of a file
+/// are found in one go.
+pub fn read(reader: &mut Reader<'_>, file: &Path) -> NodeConfig {
+    let directory = file.parent().unwrap_or(Path::new("")).to_owned();
+    NodeConfig {
+        file: file.to_owned(),
+        node: node(reader, &directory),
+        cluster: cluster(reader, &directory),
+        listen: listen(reader),
+        limits: limits(reader),
+        retention: Retention {
+            telemetry_age: reader.duration("retention", "telemetry_age", secs(30 * DAY), secs(1)..=secs(3650 * DAY)),
+            telemetry_count: reader.integer(
+                "retention",
+                "telemetry_count",
+                Some(Policy::default().telemetry_count_max),
+                1..=1 << 40,
+            ),
+        },
+        raft: Raft {
+            heartbeat: millis(reader.integer("raft", "heartbeat_ms", Some(100), 10..=10_000)),
+            election_min: millis(reader.integer("raft", "election_min_ms", Some(400), 50..=60_000)),
+            election_max: millis(reader.integer("raft", "election_max_ms", Some(600), 60..=120_000)),
+        },
+        storage: Storage {
+            block_cache_bytes: size(reader, "storage", "block_cache_bytes", 128 * MIB, MIB, 1 << 40),
+            unsafe_skip_log_fsync: reader.boolean("storage", "unsafe_skip_log_fsync", false),
+            unsafe_skip_vote_fsync: reader.boolean("storage", "unsafe_skip_vote_fsync", false),
+        },
+        security: security::read(reader, &directory),
+        log: log(reader),
+        devices: Devices {
+            auto_register: reader.boolean("devices", "auto_register", false),
+        },
+    }
+}
+
+fn node(reader: &mut Reader<'_>, directory: &Path) -> Node {
+    let id = reader.integer("node", "id", None, 1..=u64::from(u32::MAX));
+    let data_dir = directory.join(reader.text("node", "data_dir"));
+    let zone = reader.text_or("node", "zone", "zone-1");
+    check_name(reader, "node", "zone", &zone);
+    let workers = match size(reader, "node", "workers", 0, 0, 256) {
+        0 => std::thread::available_parallelism().map_or(1, usize::from).min(256),
+        workers => workers,
+    };
+    Node {
+        id,
+        data_dir,
+        zone,
+        workers,
+        stop_deadline: reader.duration("node", "stop_deadline", secs(10), secs(1)..=secs(600)),
+    }
+}
+
+fn cluster(reader: &mut Reader<'_>, directory: &Path) -> ClusterSection {
+    let id = reader.text("cluster", "id");
+    check_name(reader, "cluster", "id", &id);
+    let secret = security::secret(reader, "cluster", "secret", "secret_file", directory);
+    let members = members::read(reader);
+    ClusterSection {
+        id,
+        secret,
+        members,
+        shards: size(reader, "cluster", "shards", 64, 1, 1024) as u16,
+        replication: size(reader, "cluster", "replication", 3, 1, 7) as u8,
+    }
+}
+
+fn listen(reader: &mut Reader<'_>) -> Listen {
+    Listen {
+        mqtt: address(reader, "mqtt", "127.0.0.1:1883"),
+        http: address(reader, "http", "127.0.0.1:8080"),
+        peer: address(reader, "peer", "127.0.0.1:7400"),
+    }
+}
+
+fn limits(reader: &mut Reader<'_>) -> Limits {
+    let policy = Policy::default();
+    let section = "limits";
+    let mut count = |name, default: usize, low, high| size(reader, section, name, default as u64, low, high);
+    let connections_max = count("connections_max", 18_000, 1, 1_000_000);
+    let packet_bytes_max = count("packet_bytes_max", 256 * KIB as usize, 1024, 16 * MIB);
+    let receive_maximum = count("receive_maximum", policy.packet_ids_max, 1, 65_535) as u16;
+    let inflight_bytes_max = count("inflight_bytes_max", 256 * MIB as usize, MIB, 1 << 36);
+    let http_body_bytes_max = count("http_body_bytes_max", 256 * KIB as usize, 1024, 2 * MIB);
+    let http_connections_max = count("http_connections_max", 1024, 8, 65_536);
+    let shard_queue_max = count("shard_queue_max", 10_000, 1, 1_000_000);
+    let active_devices_max = count("active_devices_max", 100_000, 1, 10_000_000);
+    let tags_bytes_max = count("tags_bytes_max", policy.tags_bytes_max, 2, MIB);
+    let section_bytes_max = count("section_bytes_max", policy.section_bytes_max, 2, MIB);
+    let twin_depth_max = count("twin_depth_max", policy.twin_depth_max, 1, 64);
+    let message_ids_max = count("message_ids_max", policy.message_ids_max, 1, 4096);
+    let packet_ids_max = count("packet_ids_max", policy.packet_ids_max, 1, 4096);
+    let subscriptions_max = count("subscriptions_max", policy.subscriptions_max, 1, 1024);
+    let mut time = |name, default, low, high| reader.duration(section, name, default, low..=high);
+    Limits {
+        connections_max,
+        connect_timeout: time("connect_timeout", secs(5), millis(100), secs(300)),
+        packet_bytes_max,
+        receive_maximum,
+        inflight_bytes_max,
+        http_body_bytes_max,
+        http_connections_max,
+        http_request_deadline: time("http_request_deadline", secs(10), millis(100), secs(60)),
+        shard_queue_max,
+        active_devices_max,
+        passivate_after: time("passivate_after", secs(300), millis(100), secs(DAY)),
+        gateway_grace: time("gateway_grace", secs(10), secs(1), secs(3600)),
+        session_expiry_max: time(
+            "session_expiry_max",
+            secs(u64::from(policy.session_expiry_secs_max)),
+            secs(1),
+            secs(365 * DAY),
+        ),
+        tags_bytes_max,
+        section_bytes_max,
+        twin_depth_max,
+        message_ids_max,
+        packet_ids_max,
+        subscriptions_max,
+    }
+}
+
+fn log(reader: &mut Reader<'_>) -> Log {
+    let filter = reader.text_or("log", "filter", "info");
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&filter) {
+        reader.refuse("log", "filter", format!("{filter:?} is no log filter: {error}"));
+    }
+    let text = reader.text_or("log", "format", "text");
+    let format = text.parse().unwrap_or_else(|_| {
+        reader.refuse(
+            "log",
+            "format",
+            format!("{text:?} is unknown, \"text\" or \"json\" is allowed"),
+        );
+        LogFormat::Text
+    });
+    Log { filter, format }
+}
+
+/// Reads a number that fits the machine's memory.
+fn size(
+    reader: &mut Reader<'_>,
+    section: &'static str,
+    name: &'static str,
+    default: u64,
+    low: u64,
+    high: u64,
+) -> usize {
+    let number = reader.integer(section, name, Some(default), low..=high);
+    usize::try_from(number).expect("ranges stay below the address space")
+}
+
+fn address(reader: &mut Reader<'_>, name: &'static str, default: &str) -> SocketAddr {
+    let text = reader.text_or("listen", name, default);
+    text.parse().unwrap_or_else(|_| {
+        let reason = format!("{text:?} is no address; write IP:PORT, such as \"{default}\"");
+        reader.refuse("listen", name, reason);
+        default.parse().expect("defaults are addresses")
+    })
+}
+
+/// Names end up in logs, metrics and file names: short, printable, without spaces.
+fn check_name(reader: &mut Reader<'_>, section: &'static str, name: &'static str, text: &str) {
+    let fine = text.len() <= 64 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if !fine {
+        reader.refuse(
+            section,
+            name,
+            format!("{text:?} is no name; 1 to 64 letters, digits, - _ . are allowed"),
+        );
+    }
+}
+
+pub fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A path of the file, relative to the file's directory.
+pub fn resolve(directory: &Path, path: &str) -> PathBuf {
+    directory.join(path)
+}

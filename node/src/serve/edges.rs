@@ -1,0 +1,41 @@
+//! What the configuration means to the two doors: MQTT and HTTP.
+
+use std::sync::Arc;
+
+use super::ServeError;
+use crate::config::NodeConfig;
+use crate::gateway::{GatewayConfig, Limits, OpenOnLoopback, Registry};
+use crate::http::{HttpConfig, Token};
+
+pub fn gateway_config(config: &NodeConfig, registry: Arc<Registry>) -> GatewayConfig {
+    let limits = &config.limits;
+    GatewayConfig {
+        listen: config.listen.mqtt,
+        limits: Limits {
+            connections_max: limits.connections_max,
+            connect_timeout: limits.connect_timeout,
+            packet_bytes_max: u32::try_from(limits.packet_bytes_max).unwrap_or(u32::MAX),
+            receive_maximum: limits.receive_maximum,
+            node_in_flight_bytes_max: limits.inflight_bytes_max,
+            ..Limits::default()
+        },
+        policy: config.policy(),
+        // The only mode there is, and `config` refuses other than loopback addresses in it.
+        authenticator: Arc::new(OpenOnLoopback),
+        registry,
+    }
+}
+
+/// # Errors
+/// `Internal`: `config` accepted what the HTTP server does not.
+pub fn http_config(config: &NodeConfig) -> Result<HttpConfig, ServeError> {
+    let text = String::from_utf8_lossy(&config.security.operator_token.0);
+    let token = Token::new(text).ok_or_else(|| ServeError::internal("the operator token", "cannot be sent"))?;
+    let limits = &config.limits;
+    Ok(HttpConfig {
+        connections_max: limits.http_connections_max,
+        body_bytes_max: limits.http_body_bytes_max,
+        deadline: limits.http_request_deadline,
+        ..HttpConfig::new(config.listen.http, token)
+    })
+}

@@ -1,0 +1,52 @@
+//! What a node asks of its machine before it serves: a directory, its lock, file descriptors.
+
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
+
+use super::lock::{self, DataLock, LockError};
+use super::ServeError;
+
+/// More descriptors than this are not asked for.
+pub const OPEN_FILES_MAX: u64 = 20_000;
+
+/// Makes the last part of the path if need be, and locks the directory.
+///
+/// # Errors
+/// No permission, no parent, a full disk, or another process works there.
+pub fn claim(data_dir: &Path) -> Result<DataLock, ServeError> {
+    let disk = |what: &str, source| ServeError::Disk {
+        what: format!("{what} {}", data_dir.display()),
+        source,
+    };
+    match DirBuilder::new().mode(0o700).create(data_dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && data_dir.is_dir() => {}
+        Err(error) => return Err(disk("cannot make the data directory", error)),
+    }
+    lock::take(data_dir).map_err(|error| match error {
+        LockError::Held { pid } => ServeError::InUse {
+            dir: data_dir.to_owned(),
+            pid,
+        },
+        LockError::Disk(source) => disk("cannot work in the data directory", source),
+    })
+}
+
+/// Raises the limit of open files as far as the system lets it, up to [`OPEN_FILES_MAX`].
+///
+/// Returns what is allowed now.
+///
+/// # Errors
+/// The system's reason; the old limit stays.
+pub fn raise_open_files() -> nix::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let wanted = hard.min(OPEN_FILES_MAX).max(soft);
+    if wanted > soft {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)?;
+    }
+    Ok(wanted)
+}

@@ -1,0 +1,166 @@
+//! The life of a node process, from start to end.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cluster::Cluster;
+use tracing::{error, info, warn};
+
+use super::clock::SystemClock;
+use super::{edges, machine, signals, ServeError};
+use crate::config::NodeConfig;
+use crate::gateway::{Gateway, Registry};
+use crate::http::HttpServer;
+use crate::observe::logs;
+use crate::observe::metrics::Metrics;
+
+/// How much longer than its deadline a stop may take before the process just ends.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// What the caller wants to hear of.
+#[derive(Default)]
+pub struct Events {
+    /// Called once, when the node serves.
+    pub serving: Option<Box<dyn FnOnce(&NodeConfig)>>,
+}
+
+/// Runs the node until it is asked to stop (SIGTERM, SIGINT). Blocks; owns the actix `System`, the
+/// log and the metrics of this process.
+///
+/// # Errors
+/// It did not start, or a part failed that it cannot go on without.
+pub fn run(config: NodeConfig, events: Events) -> Result<(), ServeError> {
+    let log = logs::LogConfig {
+        format: config.log.format,
+        filter: config.log.filter.clone(),
+        file: None,
+    };
+    logs::init(&log).map_err(|error| ServeError::internal("the log cannot be set up", error))?;
+    log_panics();
+    let ended = catch_unwind(AssertUnwindSafe(|| run_logged(config, events)))
+        .unwrap_or_else(|panic| Err(ServeError::internal("a part of the node panicked", message(&*panic))));
+    if let Err(error) = &ended {
+        error!("{} {error}", super::FATAL_MARK);
+    }
+    ended
+}
+
+fn run_logged(config: NodeConfig, events: Events) -> Result<(), ServeError> {
+    let metrics = Metrics::install().map_err(|error| ServeError::internal("metrics cannot be set up", error))?;
+    let _lock = machine::claim(&config.node.data_dir)?;
+    match machine::raise_open_files() {
+        Ok(files) => warn_about_files(files, &config),
+        Err(error) => warn!(%error, "the limit of open files stays as it is"),
+    }
+    actix_rt::System::new().block_on(serve(config, metrics, events))
+}
+
+async fn serve(config: NodeConfig, metrics: Metrics, events: Events) -> Result<(), ServeError> {
+    let mut stop = std::pin::pin!(signals::stop_requested());
+    let registry = Registry::new();
+    let clock = Arc::new(SystemClock::new());
+    let starting = Cluster::start(config.cluster_config(), clock, registry.clone());
+    let cluster = tokio::select! {
+        started = starting => started?,
+        () = &mut stop => return Ok(()),
+    };
+    let (gateway, http) = match edges(&config, &cluster, registry, metrics) {
+        Ok(edges) => edges,
+        Err(error) => {
+            cluster.shutdown(config.node.stop_deadline).await;
+            return Err(error);
+        }
+    };
+    announce(&config);
+    if let Some(serving) = events.serving {
+        serving(&config);
+    }
+    tokio::select! {
+        () = stop => {}
+        reason = cluster.fatal() => return Err(ServeError::Fatal(reason)),
+    }
+    let deadline = config.node.stop_deadline;
+    info!(?deadline, "stopping; a second signal ends at once");
+    tokio::select! {
+        () = end(&cluster, &gateway, &http, deadline) => info!("stopped"),
+        () = tokio::time::sleep(deadline + STOP_GRACE) => warn!("not everything stopped in time; ending anyway"),
+        reason = cluster.fatal() => return Err(ServeError::Fatal(reason)),
+        () = signals::stop_requested() => {
+            warn!("second signal: ending at once; nothing acknowledged is lost");
+            std::process::exit(super::EXIT_FORCED);
+        }
+    }
+    Ok(())
+}
+
+/// Opens the doors, devices first: `/readyz` is only asked of a node that could take them.
+fn edges(
+    config: &NodeConfig,
+    cluster: &Cluster,
+    registry: Arc<Registry>,
+    metrics: Metrics,
+) -> Result<(Gateway, HttpServer), ServeError> {
+    let listen = |what, addr| move |source| ServeError::Listen { what, addr, source };
+    let mqtt = edges::gateway_config(config, registry);
+    let gateway = Gateway::start(mqtt, Arc::new(cluster.clone()), cluster.arbiters())
+        .map_err(listen("MQTT", config.listen.mqtt))?;
+    let http = crate::http::serve(edges::http_config(config)?, Arc::new(cluster.clone()), metrics)
+        .map_err(listen("HTTP", config.listen.http))?;
+    Ok((gateway, http))
+}
+
+/// From the outside in: whoever was let in is answered before the shards go. The doors get the
+/// larger part of the time, because everything that waits there was promised an answer.
+async fn end(cluster: &Cluster, gateway: &Gateway, http: &HttpServer, deadline: Duration) {
+    let until = Instant::now() + deadline;
+    http.announce_stop();
+    let doors = deadline * 6 / 10;
+    let (gateway_done, http_done) = tokio::join!(gateway.shutdown(doors), http.stop(doors));
+    if !(gateway_done && http_done) {
+        warn!(gateway_done, http_done, "connections were cut at the deadline");
+    }
+    cluster.shutdown(until.saturating_duration_since(Instant::now())).await;
+}
+
+fn announce(config: &NodeConfig) {
+    info!(
+        node = config.node.id,
+        cluster = config.cluster.id,
+        mqtt = %config.listen.mqtt,
+        http = %config.listen.http,
+        peer = %config.listen.peer,
+        "serving"
+    );
+    warn!("development mode: devices connect without credentials; only this machine can reach them");
+}
+
+/// Descriptors the node needs beside its connections: RocksDB, peers, log.
+const FILES_BESIDE: u64 = 2_000;
+
+fn warn_about_files(files: u64, config: &NodeConfig) {
+    let connections = (config.limits.connections_max + config.limits.http_connections_max) as u64;
+    if connections + FILES_BESIDE > files {
+        warn!(
+            files,
+            connections, "fewer open files are allowed than the connection limits need; raise `ulimit -n`"
+        );
+    } else {
+        info!(files, "open files allowed");
+    }
+}
+
+/// A panic is a bug; its place and message go to the log like everything else.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        error!(place, thread, message = message(panic.payload()), "panic");
+    }));
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
