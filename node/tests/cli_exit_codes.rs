@@ -165,6 +165,23 @@ fn a_taken_port_is_found_before_anything_is_started() {
 }
 
 #[test]
+fn a_node_whose_port_is_taken_names_it() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let file = dir.path().join("node.toml");
+    let (base, mut held) = free_base_port(3);
+    fs::write(&file, node_toml(&dir.path().join("data"), base)).expect("written");
+    let taken = held.remove(1);
+    drop(held);
+    let words = [
+        &format!("cannot listen on 127.0.0.1:{} (HTTP)", base + 1),
+        "Address already in use",
+        "stop what uses",
+    ];
+    holdfast_with(&["node", "--config", text(&file)]).with(69, &words);
+    drop(taken);
+}
+
+#[test]
 fn a_directory_of_something_else_is_refused() {
     let dir = tempfile::tempdir().expect("temp dir");
     fs::write(dir.path().join("thesis.txt"), "years of work").expect("written");
