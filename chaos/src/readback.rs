@@ -196,3 +196,144 @@ fn escape(device: &str) -> String {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use simulator::ledger::{Ack, DeviceLedger};
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    /// A node with `stored` messages of every device but `ghost`; each third request gets a 503.
+    fn node(stored: u64) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for (count, stream) in listener.incoming().enumerate() {
+                let answer = |path: &str| match count % 3 {
+                    2 => (503, String::new()),
+                    _ => respond(path, stored),
+                };
+                serve(stream.unwrap(), answer);
+            }
+        });
+        address
+    }
+
+    fn serve(stream: TcpStream, answer: impl Fn(&str) -> (u16, String)) {
+        let mut reader = BufReader::new(stream);
+        let (mut first, mut line, mut authorised) = (String::new(), String::new(), false);
+        reader.read_line(&mut first).unwrap();
+        while reader.read_line(&mut line).unwrap() > 2 {
+            authorised |= line.trim_end().eq_ignore_ascii_case("authorization: Bearer secret");
+            line.clear();
+        }
+        let path = first.split(' ').nth(1).unwrap();
+        let (status, body) = if authorised { answer(path) } else { (401, String::new()) };
+        let head = format!(
+            "HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        reader.get_mut().write_all(format!("{head}{body}").as_bytes()).unwrap();
+    }
+
+    fn respond(path: &str, stored: u64) -> (u16, String) {
+        if path.contains("ghost") {
+            return (404, String::new());
+        }
+        let after: u64 = path
+            .split("after_seq=")
+            .nth(1)
+            .unwrap()
+            .split('&')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let last = (after + PAGE as u64).min(stored);
+        let item = |seq: u64| {
+            let mut body = bytes::BytesMut::new();
+            simulator::payload::telemetry("dev-1", 1, seq as u32, 64, &mut body);
+            format!(r#"{{"seq":{seq},"body":{}}}"#, std::str::from_utf8(&body).unwrap())
+        };
+        let items: Vec<String> = (after + 1..=last).map(item).collect();
+        let next = if last < stored { last.to_string() } else { "null".into() };
+        (200, format!(r#"{{"items":[{}],"next":{next}}}"#, items.join(",")))
+    }
+
+    fn ledger(device: &str, acked: u32) -> DeviceLedger {
+        let acks = (1..=acked)
+            .map(|n| Ack {
+                n,
+                at_ms: n,
+                seq: n,
+                index: n,
+            })
+            .collect();
+        DeviceLedger {
+            device: device.into(),
+            run: 1,
+            payload_bytes: 64,
+            sent: acked,
+            acks,
+            ..Default::default()
+        }
+    }
+
+    fn source(nodes: Vec<SocketAddr>) -> ReadBack {
+        ReadBack {
+            nodes,
+            token: "secret".into(),
+            request_deadline: Duration::from_secs(20),
+        }
+    }
+
+    /// Everything is read over pages, past a node that is gone and answers that are refusals.
+    #[tokio::test]
+    async fn everything_is_read_from_whoever_answers() {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let whole = Arc::new(Ledger {
+            devices: vec![ledger("dev-1", 2_500), ledger("ghost", 3)],
+        });
+        let read = Arc::new(AtomicU64::new(0));
+        let findings = read_back(source(vec![gone, node(2_500)]), whole, read.clone())
+            .await
+            .unwrap();
+        assert_eq!(
+            (findings.acknowledged, findings.stored, findings.devices),
+            (2_503, 2_500, 2)
+        );
+        assert_eq!(
+            findings.lost(),
+            3,
+            "only the device that nobody knows has lost something"
+        );
+        assert_eq!(read.load(Ordering::Relaxed), 2_500);
+    }
+
+    /// A message missing at the end is seen although the pages look complete.
+    #[tokio::test]
+    async fn a_lost_tail_is_found() {
+        let whole = Arc::new(Ledger {
+            devices: vec![ledger("dev-1", 2_001)],
+        });
+        let findings = read_back(source(vec![node(2_000)]), whole, Arc::default())
+            .await
+            .unwrap();
+        assert_eq!(findings.lost(), 1);
+    }
+
+    /// What cannot be read is not called lost.
+    #[tokio::test]
+    async fn unreadable_is_a_harness_failure() {
+        let whole = Arc::new(Ledger {
+            devices: vec![ledger("dev-1", 1)],
+        });
+        let mut from = source(vec![node(1)]);
+        (from.token, from.request_deadline) = ("wrong".into(), Duration::from_millis(300));
+        assert!(matches!(
+            read_back(from, whole, Arc::default()).await,
+            Err(ReadError::Deadline { .. })
+        ));
+    }
+}

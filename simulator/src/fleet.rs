@@ -127,6 +127,9 @@ pub struct FleetConfig {
     pub threads: usize,
     /// Shards of the cluster, for gaps per shard; 0: not measured.
     pub shards: u16,
+    /// Whether each acknowledgement is recorded. Without it the ledger holds only counts and gaps,
+    /// and no checker can judge it.
+    pub record: bool,
     /// Acknowledgements recorded over all devices (16 bytes each); then devices stop publishing.
     pub acks_max: usize,
     pub seed: u64,
@@ -146,6 +149,7 @@ impl Default for FleetConfig {
             message_ids: false,
             threads: 1,
             shards: 0,
+            record: true,
             acks_max: 16_000_000,
             seed: 1,
         }
@@ -338,6 +342,7 @@ fn run_lane(
         endpoints: config.endpoints.clone(),
         load: config.load,
         timing: config.timing.clone(),
+        record: config.record,
         progress,
         connecting: Semaphore::new(64),
         scratch: RefCell::new(vec![0; READ_BUFFER_BYTES]),

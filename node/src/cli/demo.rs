@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use simulator::fleet::Timing;
 use simulator::{Fleet, FleetConfig, Ledger, Load, Progress};
 
-use super::local::{HarnessError, Interrupt, LocalCluster};
+use super::local::{HarnessError, Interrupt, LocalCluster, Plan};
 
 /// The test equipment failed; nothing is said about the product.
 const EXIT_HARNESS: u8 = 75;
@@ -90,7 +90,14 @@ fn failed(error: &HarnessError) -> u8 {
 fn demo(args: &DemoArgs, interrupt: &Interrupt) -> Result<u8, HarnessError> {
     let mut screen = Screen::new(args.duration);
     screen.say(&format!("starting {} nodes", args.nodes));
-    let mut cluster = LocalCluster::up(args.nodes, args.keep, interrupt)?;
+    let mut cluster = LocalCluster::up(
+        Plan {
+            nodes: args.nodes,
+            keep: args.keep,
+            ..Plan::default()
+        },
+        interrupt,
+    )?;
     let (nodes, shards) = (cluster.file.nodes.len(), usize::from(cluster.file.shards));
     screen.say(&format!(
         "{nodes} nodes serve {shards} shards; connecting {} devices",

@@ -102,8 +102,6 @@ pub struct NodeEntry {
     pub pid: Option<u32>,
     pub mqtt: SocketAddr,
     pub http: SocketAddr,
-    pub config: PathBuf,
-    pub log: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,20 +122,35 @@ pub struct LocalCluster {
     _temporary: Option<TempDir>,
     http: reqwest::Client,
     runtime: tokio::runtime::Runtime,
+    env: Vec<(&'static str, String)>,
     interrupt: Interrupt,
 }
 
+/// What cluster to start.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub nodes: u16,
+    /// Leave the directory behind.
+    pub keep: bool,
+    /// Where to make the directory; `None`: where temporary files belong.
+    pub parent: Option<PathBuf>,
+    /// Variables for the nodes, on top of this program's own.
+    pub env: Vec<(&'static str, String)>,
+}
+
 impl LocalCluster {
-    /// Starts `nodes` processes and waits until every shard has a leader.
+    /// Starts the processes and waits until every shard has a leader.
     ///
     /// # Errors
     /// No free ports, no directory, or the nodes did not start; nothing is left behind.
-    pub fn up(nodes: u16, keep: bool, interrupt: &Interrupt) -> Result<Self, HarnessError> {
+    pub fn up(plan: Plan, interrupt: &Interrupt) -> Result<Self, HarnessError> {
+        let parent = plan.parent.unwrap_or_else(std::env::temp_dir);
+        let nodes = plan.nodes;
         let temporary = tempfile::Builder::new()
             .prefix("holdfast-")
-            .tempdir()
-            .map_err(|e| HarnessError::new("no temporary directory", e))?;
-        let (dir, temporary) = match keep {
+            .tempdir_in(&parent)
+            .map_err(|e| HarnessError::new(format!("no temporary directory in {}", parent.display()), e))?;
+        let (dir, temporary) = match plan.keep {
             true => (temporary.keep(), None),
             false => (temporary.path().to_owned(), Some(temporary)),
         };
@@ -152,6 +165,7 @@ impl LocalCluster {
             _temporary: temporary,
             http: client()?,
             runtime: runtime()?,
+            env: plan.env,
             interrupt: interrupt.clone(),
         };
         let (nodes, base) = (nodes.to_string(), base.to_string());
@@ -216,8 +230,8 @@ impl LocalCluster {
 
     /// A closure that starts node `id`, for a thread of its own; [`Self::reload`] afterwards.
     pub fn starter(&self, id: u64) -> impl FnOnce() -> Result<(), HarnessError> + Send + 'static {
-        let (dir, interrupt) = (self.dir.clone(), self.interrupt.clone());
-        move || command(&dir, &["cluster", "start", &id.to_string()], &interrupt)
+        let (dir, env, interrupt) = (self.dir.clone(), self.env.clone(), self.interrupt.clone());
+        move || command(&dir, &["cluster", "start", &id.to_string()], &env, &interrupt)
     }
 
     /// The leader of each shard as a node that answers sees it; 0 where there is none.
@@ -292,14 +306,6 @@ impl LocalCluster {
         Ok(self.processes()?.iter().filter_map(Process::resident_bytes).sum())
     }
 
-    /// CPU time used by all nodes together since they started.
-    ///
-    /// # Errors
-    /// A node does not run.
-    pub fn cpu_time(&self) -> Result<Duration, HarnessError> {
-        Ok(self.processes()?.iter().filter_map(Process::cpu_time).sum())
-    }
-
     /// Reads `cluster.json` again, because pids change.
     ///
     /// # Errors
@@ -327,7 +333,7 @@ impl LocalCluster {
     }
 
     fn command(&self, arguments: &[&str]) -> Result<(), HarnessError> {
-        command(&self.dir, arguments, &self.interrupt)
+        command(&self.dir, arguments, &self.env, &self.interrupt)
     }
 }
 
@@ -361,7 +367,12 @@ fn processes_below(dir: &Path) -> Vec<Process> {
 }
 
 /// Runs this program with `arguments` on the cluster in `dir`.
-fn command(dir: &Path, arguments: &[&str], interrupt: &Interrupt) -> Result<(), HarnessError> {
+fn command(
+    dir: &Path,
+    arguments: &[&str],
+    env: &[(&'static str, String)],
+    interrupt: &Interrupt,
+) -> Result<(), HarnessError> {
     let what = || format!("holdfast {}", arguments.join(" "));
     let program = std::env::current_exe().map_err(|e| HarnessError::new("this program cannot be found", e))?;
     let log = dir.with_extension("log");
@@ -371,6 +382,7 @@ fn command(dir: &Path, arguments: &[&str], interrupt: &Interrupt) -> Result<(), 
         .args(arguments)
         .arg("--dir")
         .arg(dir)
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(errors)

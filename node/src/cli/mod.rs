@@ -39,6 +39,8 @@ struct Cli {
 enum Command {
     /// Three local nodes, a fleet, a kill -9 in the middle, and a verdict
     Demo(demo::DemoArgs),
+    /// Measure speed, memory, failover and restart on this machine
+    Bench(bench::BenchArgs),
     /// Run one node and everything in it, to play with
     Dev(dev::DevArgs),
     /// Run one node of a cluster
@@ -74,6 +76,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let output = cli.output;
     match cli.command {
         Command::Demo(args) => return wait(async { Ok(demo::run(args).await) }),
+        Command::Bench(args) => return wait(async { Ok(bench::run(args, output).await) }),
         Command::Dev(args) => dev::run(&args, output),
         Command::Node(args) => node::run(&args),
         Command::Cluster(command) => wait(cluster::run(command, output)),

@@ -24,5 +24,8 @@ mod stamp;
 mod telemetry;
 mod twin;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{BadHttpConfig, HttpConfig, Token};
 pub use server::{serve, HttpServer};
