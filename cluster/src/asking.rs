@@ -32,8 +32,13 @@ impl Asking {
             let answered = tokio::time::timeout(deadline, self.service.answer(ask)).await;
             return answered.unwrap_or(Err(CallError::Unknown));
         }
-        let unreached = CallError::NotLeader { shard: ShardId::CATALOG, leader: None };
-        let Some(transport) = self.router.transport() else { return Err(unreached) };
+        let unreached = CallError::NotLeader {
+            shard: ShardId::CATALOG,
+            leader: None,
+        };
+        let Some(transport) = self.router.transport() else {
+            return Err(unreached);
+        };
         let body = Bytes::from(codec::encode(&ask));
         match transport.request(node, Class::Device, KIND_ASK, body, deadline).await {
             Ok(bytes) => codec::decode::<AskResult>(&bytes).unwrap_or(Err(CallError::Unknown)),

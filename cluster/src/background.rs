@@ -29,7 +29,10 @@ impl Background {
                 }
             }
         })?;
-        Ok(Self { tx: Mutex::new(Some(tx)), thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            tx: Mutex::new(Some(tx)),
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Queues a job; a full or stopped queue drops it, which its caller sees as no reply.
@@ -49,7 +52,8 @@ impl Background {
         self.run(move || {
             let _ = tx.send(job());
         });
-        rx.await.map_err(|_| io::Error::other("the background job did not run to its end"))
+        rx.await
+            .map_err(|_| io::Error::other("the background job did not run to its end"))
     }
 
     /// Finishes what is queued and ends the thread.

@@ -54,7 +54,9 @@ impl Cluster {
         clock: Arc<dyn Clock>,
         downlinks: Arc<dyn DownlinkSink>,
     ) -> Result<Self, StartError> {
-        Ok(Self { running: Arc::new(start(config, clock, downlinks).await?) })
+        Ok(Self {
+            running: Arc::new(start(config, clock, downlinks).await?),
+        })
     }
 
     /// This run of this node, as sessions record it.
@@ -120,7 +122,10 @@ impl Cluster {
         query: TelemetryQuery,
         deadline: Duration,
     ) -> Result<TelemetryPage, CallError> {
-        let ask = Ask::Telemetry { key: device.clone(), query };
+        let ask = Ask::Telemetry {
+            key: device.clone(),
+            query,
+        };
         match self.running.asking.leader(self.shard_of(device), ask, deadline).await? {
             Told::Telemetry(page) => Ok(page),
             other => Err(odd(other)),
@@ -135,7 +140,12 @@ impl Cluster {
         let asks = (0..self.running.config.shards).map(ShardId).map(|shard| {
             let query = query.clone();
             async move {
-                match self.running.asking.leader(shard, Ask::List { shard, query }, deadline).await? {
+                match self
+                    .running
+                    .asking
+                    .leader(shard, Ask::List { shard, query }, deadline)
+                    .await?
+                {
                     Told::Devices(page) => Ok(page),
                     other => Err(odd(other)),
                 }
@@ -153,7 +163,12 @@ impl Cluster {
         if receipt.shard.0 >= self.running.config.shards {
             return Ok(ReceiptState::Absent);
         }
-        match self.running.asking.leader(receipt.shard, Ask::Receipt(receipt), deadline).await? {
+        match self
+            .running
+            .asking
+            .leader(receipt.shard, Ask::Receipt(receipt), deadline)
+            .await?
+        {
             Told::Receipt(state) => Ok(state),
             other => Err(odd(other)),
         }
@@ -169,30 +184,44 @@ impl Cluster {
         shard: ShardId,
         index: Option<u64>,
         deadline: Duration,
-    ) -> Result<(u64, Vec<ReplicaDigest>), CallError> {
+    ) -> Result<Vec<ReplicaDigest>, CallError> {
         let catalog = self.running.catalog.borrow().clone();
-        let placement = catalog.placement(shard).ok_or(CallError::NotLeader { shard, leader: None })?;
+        let placement = catalog
+            .placement(shard)
+            .ok_or(CallError::NotLeader { shard, leader: None })?;
         let index = match index {
             Some(index) => index,
-            None => match self.running.asking.leader(shard, Ask::MarkDigest { shard }, deadline).await? {
+            None => match self
+                .running
+                .asking
+                .leader(shard, Ask::MarkDigest { shard }, deadline)
+                .await?
+            {
                 Told::Index(index) => index,
                 other => return Err(odd(other)),
             },
         };
         let digests = placement.voters.iter().map(|node| async move {
-            match self.running.asking.node(*node, Ask::DigestAt { shard, index }, deadline).await {
+            match self
+                .running
+                .asking
+                .node(*node, Ask::DigestAt { shard, index }, deadline)
+                .await
+            {
                 Ok(Told::Digest(digest)) => digest,
                 Ok(_) => failed_digest(*node, "answered something else"),
                 Err(error) => failed_digest(*node, &error.to_string()),
             }
         });
-        Ok((index, futures::future::join_all(digests).await))
+        Ok(futures::future::join_all(digests).await)
     }
 
     pub async fn status(&self) -> ClusterStatus {
         let running = &self.running;
         let members = &running.config.members;
-        let asks = members.iter().map(|m| running.asking.node(m.id, Ask::Report, REPORT_DEADLINE));
+        let asks = members
+            .iter()
+            .map(|m| running.asking.node(m.id, Ask::Report, REPORT_DEADLINE));
         let reports: BTreeMap<NodeId, NodeReport> = futures::future::join_all(asks)
             .await
             .into_iter()
@@ -230,7 +259,10 @@ impl Cluster {
         let own = running.service.catalog.get().map(status_of);
         let catalog_status = own.map(|own| {
             let led = own.leader.and_then(|leader| reports.get(&leader)?.catalog.clone());
-            ShardStatus { lag: led.map(|l| l.lag).unwrap_or_default(), ..own }
+            ShardStatus {
+                lag: led.map(|l| l.lag).unwrap_or_default(),
+                ..own
+            }
         });
         ClusterStatus {
             epoch: catalog.epoch,
@@ -250,7 +282,11 @@ impl Cluster {
     /// `NotLeader` when the catalog has no leader; nothing was changed.
     pub async fn set_draining(&self, node: NodeId, draining: bool, deadline: Duration) -> Result<(), CallError> {
         let ask = Ask::Catalog(CatalogCommand::SetDraining { node, draining });
-        self.running.asking.leader(ShardId::CATALOG, ask, deadline).await.map(|_| ())
+        self.running
+            .asking
+            .leader(ShardId::CATALOG, ask, deadline)
+            .await
+            .map(|_| ())
     }
 
     /// Whether this node is marked as draining: gateways refuse connections and `/readyz` fails.
@@ -297,7 +333,11 @@ impl Cluster {
         let running = &self.running;
         let end = Instant::now() + deadline;
         running.keeper.leaving.store(true, Ordering::Release);
-        let others = running.config.members.iter().any(|m| m.id != running.me.node && running.peers.is_connected(m.id));
+        let others = running
+            .config
+            .members
+            .iter()
+            .any(|m| m.id != running.me.node && running.peers.is_connected(m.id));
         while others && !running.keeper.leads_nothing() && Instant::now() + deadline / 2 < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -332,7 +372,11 @@ impl Cluster {
     /// corrupt replica).
     pub async fn fatal(&self) -> String {
         let mut fatal = self.running.fatal.clone();
-        let reason = fatal.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        let reason = fatal
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|reason| reason.clone());
         match reason {
             Some(reason) => reason,
             None => std::future::pending().await,
@@ -346,7 +390,12 @@ impl Cluster {
 }
 
 fn failed_digest(node: NodeId, reason: &str) -> ReplicaDigest {
-    ReplicaDigest { node, applied: None, digest: None, error: Some(reason.to_owned()) }
+    ReplicaDigest {
+        node,
+        applied: None,
+        digest: None,
+        error: Some(reason.to_owned()),
+    }
 }
 
 fn no_replica(id: ShardId) -> ShardStatus {
@@ -370,8 +419,14 @@ fn merge_shard(
     catalog: &crate::catalog::Catalog,
     reports: &BTreeMap<NodeId, NodeReport>,
 ) -> ShardStatus {
-    let views = || reports.values().filter_map(|r| r.shards.iter().find(|s| s.id == id).map(|s| (r.node, s)));
-    let leader = views().filter(|(node, s)| s.leader == Some(*node)).max_by_key(|(_, s)| s.term);
+    let views = || {
+        reports
+            .values()
+            .filter_map(|r| r.shards.iter().find(|s| s.id == id).map(|s| (r.node, s)))
+    };
+    let leader = views()
+        .filter(|(node, s)| s.leader == Some(*node))
+        .max_by_key(|(_, s)| s.term);
     let own = views().find(|(node, _)| *node == me);
     let best = leader.or(own).or_else(|| views().max_by_key(|(_, s)| s.term));
     let mut status = best.map_or_else(|| no_replica(id), |(_, s)| s.clone());

@@ -54,12 +54,18 @@ impl Service {
     }
 
     fn led(&self, shard: ShardId) -> Result<ShardHandle, CallError> {
-        self.router.handle(shard).ok_or(CallError::NotLeader { shard, leader: None })
+        self.router
+            .handle(shard)
+            .ok_or(CallError::NotLeader { shard, leader: None })
     }
 
     fn group(&self, shard: ShardId) -> Result<Group, CallError> {
         if shard == ShardId::CATALOG {
-            return self.catalog.get().cloned().ok_or(CallError::NotLeader { shard, leader: None });
+            return self
+                .catalog
+                .get()
+                .cloned()
+                .ok_or(CallError::NotLeader { shard, leader: None });
         }
         self.led(shard).map(|handle| handle.group)
     }
@@ -75,20 +81,36 @@ impl Service {
             let page = result.and_then(|_| read(|| reads::telemetry(&shared, &asked, &query)));
             let _ = tx.send(page.map(Told::Telemetry));
         });
-        handle.send(ShardMsg::Call { key, command: Command::ReadDevice, reply });
+        handle.send(ShardMsg::Call {
+            key,
+            command: Command::ReadDevice,
+            reply,
+        });
         rx.await.unwrap_or(Err(CallError::Unknown))
     }
 
     async fn digest_at(&self, shard: ShardId, index: u64) -> ReplicaDigest {
         let node = self.router.node;
-        let failed = |text: &str| ReplicaDigest { node, applied: None, digest: None, error: Some(text.to_owned()) };
-        let Ok(group) = self.group(shard) else { return failed("no replica of this shard here") };
+        let failed = |text: &str| ReplicaDigest {
+            node,
+            applied: None,
+            digest: None,
+            error: Some(text.to_owned()),
+        };
+        let Ok(group) = self.group(shard) else {
+            return failed("no replica of this shard here");
+        };
         let wait = async {
             loop {
                 let applied = group.applied_index();
                 match group.shared.digest_at(index) {
                     Some(Digest::Done(digest)) => {
-                        return ReplicaDigest { node, applied: Some(index), digest: Some(digest), error: None }
+                        return ReplicaDigest {
+                            node,
+                            applied: Some(index),
+                            digest: Some(digest),
+                            error: None,
+                        }
                     }
                     Some(Digest::Failed(reason)) => return failed(&reason),
                     None if applied >= index => return failed("no digest is remembered for this index"),
@@ -105,7 +127,12 @@ impl Service {
     fn report(&self) -> NodeReport {
         NodeReport {
             node: self.router.node,
-            shards: self.router.handles().iter().map(|handle| status_of(&handle.group)).collect(),
+            shards: self
+                .router
+                .handles()
+                .iter()
+                .map(|handle| status_of(&handle.group))
+                .collect(),
             catalog: self.catalog.get().map(status_of),
         }
     }
@@ -158,7 +185,11 @@ pub fn status_of(group: &Group) -> ShardStatus {
         learners: group.learners(),
         applied: group.applied_index(),
         committed: group.committed_index(),
-        lag: if role.leading { group.lag().into_iter().collect() } else { Vec::new() },
+        lag: if role.leading {
+            group.lag().into_iter().collect()
+        } else {
+            Vec::new()
+        },
         fault: group.failure(),
     }
 }

@@ -53,10 +53,19 @@ pub struct Placement {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum CatalogCommand {
     /// Once, by whoever leads the catalog first; later ones change nothing.
-    Place { replication: u8, shards: Vec<Placement> },
+    Place {
+        replication: u8,
+        shards: Vec<Placement>,
+    },
     /// A node has started. Refused (without effect) when its id is bound to another uuid.
-    Register { node: NodeId, record: NodeRecord },
-    SetDraining { node: NodeId, draining: bool },
+    Register {
+        node: NodeId,
+        record: NodeRecord,
+    },
+    SetDraining {
+        node: NodeId,
+        draining: bool,
+    },
 }
 
 impl Catalog {
@@ -114,7 +123,14 @@ impl CatalogApply {
     pub fn open(shared: Arc<GroupShared>) -> io::Result<(Self, watch::Receiver<Arc<Catalog>>)> {
         let catalog = read(&shared)?;
         let (published, watched) = watch::channel(Arc::new(catalog.clone()));
-        Ok((Self { shared, catalog, published }, watched))
+        Ok((
+            Self {
+                shared,
+                catalog,
+                published,
+            },
+            watched,
+        ))
     }
 }
 

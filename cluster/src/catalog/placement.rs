@@ -75,7 +75,11 @@ mod tests {
     #[test]
     fn a_dead_nodes_shards_spread_over_the_others() {
         let placed = initial(&members(&["a", "b", "c"]), 16, 3);
-        let next: Vec<NodeId> = placed.iter().filter(|p| p.voters[0] == 1).map(|p| p.voters[1]).collect();
+        let next: Vec<NodeId> = placed
+            .iter()
+            .filter(|p| p.voters[0] == 1)
+            .map(|p| p.voters[1])
+            .collect();
         assert!(next.contains(&2) && next.contains(&3), "{next:?}");
     }
 
@@ -84,7 +88,11 @@ mod tests {
         let nodes = members(&["a", "a", "b", "b", "c", "c"]);
         for placement in initial(&nodes, 64, 3) {
             for zone in ["a", "b", "c"] {
-                let left = placement.voters.iter().filter(|id| nodes[**id as usize - 1].zone != zone).count();
+                let left = placement
+                    .voters
+                    .iter()
+                    .filter(|id| nodes[**id as usize - 1].zone != zone)
+                    .count();
                 assert!(left >= 2, "{placement:?} loses its quorum with zone {zone}");
             }
         }

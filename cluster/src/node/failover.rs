@@ -16,11 +16,19 @@ const STAGGER: Duration = Duration::from_millis(200);
 
 /// Runs on the transport's runtime; returns when every group it concerns has been seen to.
 pub async fn take_over(peers: &Arc<Peers>, dead: NodeId) {
-    let led: Vec<Group> = peers.groups().into_iter().filter(|g| g.role().leader == Some(dead)).collect();
+    let led: Vec<Group> = peers
+        .groups()
+        .into_iter()
+        .filter(|g| g.role().leader == Some(dead))
+        .collect();
     if led.is_empty() {
         return;
     }
-    tracing::info!(dead, groups = led.len(), "leader's process has died, electing successors");
+    tracing::info!(
+        dead,
+        groups = led.len(),
+        "leader's process has died, electing successors"
+    );
     let mut later = Vec::new();
     for group in led {
         let rank = rank(peers, &group, dead);
@@ -43,8 +51,11 @@ pub async fn take_over(peers: &Arc<Peers>, dead: NodeId) {
 /// This node's place among the voters that are alive, in an order that differs from group to
 /// group, so that successors spread.
 fn rank(peers: &Peers, group: &Group, dead: NodeId) -> u32 {
-    let mut alive: Vec<NodeId> =
-        group.voters().into_iter().filter(|id| *id != dead && peers.is_connected(*id)).collect();
+    let mut alive: Vec<NodeId> = group
+        .voters()
+        .into_iter()
+        .filter(|id| *id != dead && peers.is_connected(*id))
+        .collect();
     alive.sort_unstable();
     if alive.is_empty() {
         return 0;

@@ -71,7 +71,10 @@ impl Keeper {
     }
 
     pub fn leads_nothing(&self) -> bool {
-        self.peers.groups().iter().all(|g| !g.role().leading || g.voters().len() < 2)
+        self.peers
+            .groups()
+            .iter()
+            .all(|g| !g.role().leading || g.voters().len() < 2)
     }
 
     async fn hand_over(&self, group: &Group, to: NodeId) {
@@ -91,13 +94,19 @@ impl Keeper {
 
     fn successor(&self, catalog: &Catalog, group: &Group) -> Option<NodeId> {
         let planned = catalog.placement(group.shard).map(|p| p.voters.clone());
-        planned.unwrap_or_else(|| group.voters()).into_iter().find(|node| self.is_fit(catalog, group, *node))
+        planned
+            .unwrap_or_else(|| group.voters())
+            .into_iter()
+            .find(|node| self.is_fit(catalog, group, *node))
     }
 
     fn preferred(&self, catalog: &Catalog, group: &Group) -> Option<NodeId> {
         let preferred = *catalog.placement(group.shard)?.voters.first()?;
         let now = self.peers.clock.monotonic_ms();
-        let settled = self.peers.link(preferred).is_some_and(|link| now.saturating_sub(link.since_ms) >= SETTLED_MS);
+        let settled = self
+            .peers
+            .link(preferred)
+            .is_some_and(|link| now.saturating_sub(link.since_ms) >= SETTLED_MS);
         (settled && self.is_fit(catalog, group, preferred)).then_some(preferred)
     }
 }

@@ -67,15 +67,27 @@ impl Peers {
     }
 
     pub fn add(&self, group: Group) {
-        self.groups.write().expect("no holder of this lock panics").insert(group.shard, group);
+        self.groups
+            .write()
+            .expect("no holder of this lock panics")
+            .insert(group.shard, group);
     }
 
     pub fn groups(&self) -> Vec<Group> {
-        self.groups.read().expect("no holder of this lock panics").values().cloned().collect()
+        self.groups
+            .read()
+            .expect("no holder of this lock panics")
+            .values()
+            .cloned()
+            .collect()
     }
 
     pub fn link(&self, peer: NodeId) -> Option<Link> {
-        self.links.lock().expect("no holder of this lock panics").get(&peer).copied()
+        self.links
+            .lock()
+            .expect("no holder of this lock panics")
+            .get(&peer)
+            .copied()
     }
 
     pub fn is_connected(&self, peer: NodeId) -> bool {
@@ -84,7 +96,11 @@ impl Peers {
 
     /// What is known of the process behind a connection.
     pub fn gateway_life(&self, gateway: Gateway) -> GatewayLife {
-        let known = if gateway.node == self.me.node { Some(self.me.boot) } else { self.link(gateway.node).map(|l| l.boot) };
+        let known = if gateway.node == self.me.node {
+            Some(self.me.boot)
+        } else {
+            self.link(gateway.node).map(|l| l.boot)
+        };
         match known {
             Some(boot) if boot == gateway.boot => GatewayLife::Alive,
             Some(_) => GatewayLife::Gone,
@@ -112,8 +128,15 @@ impl Peers {
     }
 
     fn raft(&self, from: NodeId, kind: u8, body: Bytes, answer: Answer) {
-        let Some((shard, body)) = rpc::open_envelope(body) else { return };
-        let group = self.groups.read().expect("no holder of this lock panics").get(&shard).cloned();
+        let Some((shard, body)) = rpc::open_envelope(body) else {
+            return;
+        };
+        let group = self
+            .groups
+            .read()
+            .expect("no holder of this lock panics")
+            .get(&shard)
+            .cloned();
         // Dropping the answer says "none": this replica is not there (yet).
         let Some(group) = group else { return };
         self.spawn(async move {
@@ -124,7 +147,9 @@ impl Peers {
     }
 
     fn call(&self, body: &[u8], answer: Answer) {
-        let Ok(call) = codec::decode::<ForwardedCall>(body) else { return };
+        let Ok(call) = codec::decode::<ForwardedCall>(body) else {
+            return;
+        };
         let shard = self.router.shard_of(&call.key);
         if call.epoch > self.router.epoch() && self.router.handle(shard).is_none() {
             // Our map is the stale one; the sender will come again.
@@ -181,7 +206,13 @@ impl Handler for PeerHandler {
         let mut links = self.0.links.lock().expect("no holder of this lock panics");
         match event {
             PeerEvent::Connected { boot } => {
-                links.insert(peer, Link { boot, since_ms: self.0.clock.monotonic_ms() });
+                links.insert(
+                    peer,
+                    Link {
+                        boot,
+                        since_ms: self.0.clock.monotonic_ms(),
+                    },
+                );
             }
             PeerEvent::Lost => {
                 links.remove(&peer);

@@ -26,7 +26,10 @@ use crate::transport::{Refusal, Transport};
 /// How long other voters leave the first membership to the one that should write it.
 const INITIALISE_AFTER: Duration = Duration::from_millis(1_500);
 /// Restarts of one shard's runtime within the window, before the process ends.
-const SHARD_RESTARTS: Restart = Restart::Always { max: 5, within_ms: 60_000 };
+const SHARD_RESTARTS: Restart = Restart::Always {
+    max: 5,
+    within_ms: 60_000,
+};
 
 pub struct Replicas {
     pub env: Arc<ShardEnv>,
@@ -55,15 +58,20 @@ pub async fn run_on<T: Send + 'static>(
     arbiter.spawn(async move {
         let _ = tx.send(task.await);
     });
-    rx.await.map_err(|_| "the task ended without a result: it panicked, or its arbiter stopped".into())
+    rx.await
+        .map_err(|_| "the task ended without a result: it panicked, or its arbiter stopped".into())
 }
 
 fn start_error(dir: &std::path::Path, error: GroupError) -> StartError {
     match error {
-        GroupError::Disk { source, .. } if source.kind() != std::io::ErrorKind::InvalidData => {
-            StartError::Disk { what: format!("reading {}", dir.display()), source }
-        }
-        other => StartError::Corrupt { dir: dir.display().to_string(), reason: other.to_string() },
+        GroupError::Disk { source, .. } if source.kind() != std::io::ErrorKind::InvalidData => StartError::Disk {
+            what: format!("reading {}", dir.display()),
+            source,
+        },
+        other => StartError::Corrupt {
+            dir: dir.display().to_string(),
+            reason: other.to_string(),
+        },
     }
 }
 
@@ -72,7 +80,15 @@ impl Replicas {
     /// The catalog's bytes are damaged.
     pub async fn open_catalog(&self) -> Result<(Group, watch::Receiver<Arc<Catalog>>), StartError> {
         let dir = self.env.config.data_dir.clone();
-        let disk = |source| start_error(&dir, GroupError::Disk { shard: ShardId::CATALOG, source });
+        let disk = |source| {
+            start_error(
+                &dir,
+                GroupError::Disk {
+                    shard: ShardId::CATALOG,
+                    source,
+                },
+            )
+        };
         let shared = self.shared(ShardId::CATALOG).map_err(disk)?;
         let (app, watched) = CatalogApply::open(shared.clone()).map_err(disk)?;
         let group = self.open(shared, Box::new(app)).await?;
@@ -90,11 +106,19 @@ impl Replicas {
         app: Box<dyn crate::raft::machine::Apply>,
     ) -> Result<Group, StartError> {
         let shard = shared.shard;
-        let parts =
-            Parts { shard, log: self.log.clone(), shared, transport: self.transport.clone(), app };
+        let parts = Parts {
+            shard,
+            log: self.log.clone(),
+            shared,
+            transport: self.transport.clone(),
+            app,
+        };
         let env = self.env.clone();
         let seed = self.peers.me.boot ^ (u64::from(shard.0) << 32);
-        let opened = run_on(self.arbiter(shard), seeded(seed, async move { Group::open(&env.config, parts).await }));
+        let opened = run_on(
+            self.arbiter(shard),
+            seeded(seed, async move { Group::open(&env.config, parts).await }),
+        );
         let group = opened
             .await
             .map_err(|e| StartError::Other(format!("shard {shard}: {e}")))?
@@ -173,7 +197,11 @@ impl Replicas {
         };
         // Once per shard and process, so leaking the name is bounded.
         let name = Box::leak(format!("shard {shard}").into_boxed_str());
-        Part { name, restart: SHARD_RESTARTS, start: Box::new(start) }
+        Part {
+            name,
+            restart: SHARD_RESTARTS,
+            start: Box::new(start),
+        }
     }
 
     /// An empty directory may be a lost one: whoever has met this id under another directory
@@ -184,7 +212,11 @@ impl Replicas {
         let needed = majority.min(config.members.len().saturating_sub(1));
         let mut waited = 0u32;
         loop {
-            let met = config.members.iter().filter(|m| m.id != config.node_id && self.peers.is_connected(m.id)).count();
+            let met = config
+                .members
+                .iter()
+                .filter(|m| m.id != config.node_id && self.peers.is_connected(m.id))
+                .count();
             if met >= needed {
                 return;
             }
@@ -198,7 +230,11 @@ impl Replicas {
                 (self.env.fatal)(reason);
             }
             if waited % 100 == 0 {
-                tracing::info!(met, needed, "empty data directory: waiting for peers to confirm that this id is new");
+                tracing::info!(
+                    met,
+                    needed,
+                    "empty data directory: waiting for peers to confirm that this id is new"
+                );
             }
             waited += 1;
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -240,8 +276,15 @@ impl Replicas {
         let config = &self.env.config;
         while watched.borrow().shards.is_empty() {
             let shards = placement::initial(&config.members, config.shards, config.replication);
-            let command = CatalogCommand::Place { replication: config.replication, shards };
-            if let Err(error) = self.asking.leader(ShardId::CATALOG, Ask::Catalog(command), Duration::from_secs(2)).await {
+            let command = CatalogCommand::Place {
+                replication: config.replication,
+                shards,
+            };
+            if let Err(error) = self
+                .asking
+                .leader(ShardId::CATALOG, Ask::Catalog(command), Duration::from_secs(2))
+                .await
+            {
                 tracing::debug!(%error, "placement not written yet");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -251,7 +294,9 @@ impl Replicas {
     /// Tells the catalog that this node has started; again until it has heard.
     async fn register(&self) {
         let config = &self.env.config;
-        let Some(me) = config.members.iter().find(|m| m.id == config.node_id) else { return };
+        let Some(me) = config.members.iter().find(|m| m.id == config.node_id) else {
+            return;
+        };
         let record = NodeRecord {
             uuid: self.node_uuid,
             boot: self.peers.me.boot,
@@ -262,9 +307,16 @@ impl Replicas {
             peer: me.peer.to_string(),
             draining: false,
         };
-        let command = CatalogCommand::Register { node: config.node_id, record };
+        let command = CatalogCommand::Register {
+            node: config.node_id,
+            record,
+        };
         loop {
-            match self.asking.leader(ShardId::CATALOG, Ask::Catalog(command.clone()), Duration::from_secs(2)).await {
+            match self
+                .asking
+                .leader(ShardId::CATALOG, Ask::Catalog(command.clone()), Duration::from_secs(2))
+                .await
+            {
                 Ok(_) => return,
                 Err(CallError::Refused(refusal)) => return tracing::error!(%refusal, "catalog refused this node"),
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,

@@ -63,20 +63,28 @@ struct Disk {
 
 fn identity_error(error: IdentityError) -> StartError {
     match error {
-        IdentityError::Disk { what, path, source } => {
-            StartError::Disk { what: format!("cannot {what} {}", path.display()), source }
-        }
-        IdentityError::Corrupt { file, reason } => StartError::Corrupt { dir: file.display().to_string(), reason },
+        IdentityError::Disk { what, path, source } => StartError::Disk {
+            what: format!("cannot {what} {}", path.display()),
+            source,
+        },
+        IdentityError::Corrupt { file, reason } => StartError::Corrupt {
+            dir: file.display().to_string(),
+            reason,
+        },
         other => StartError::Identity(other.to_string()),
     }
 }
 
 fn open_error(dir: &Path, error: StorageOpenError) -> StartError {
     match error {
-        StorageOpenError::Corrupt { reason, .. } => StartError::Corrupt { dir: dir.display().to_string(), reason },
-        StorageOpenError::Disk { source, .. } => {
-            StartError::Disk { what: format!("opening {}", dir.display()), source }
-        }
+        StorageOpenError::Corrupt { reason, .. } => StartError::Corrupt {
+            dir: dir.display().to_string(),
+            reason,
+        },
+        StorageOpenError::Disk { source, .. } => StartError::Disk {
+            what: format!("opening {}", dir.display()),
+            source,
+        },
     }
 }
 
@@ -107,11 +115,21 @@ fn open_disk(
     let ends = fatal.clone();
     let log = RocksLog::open(&log_dir, log_options, Box::new(move |reason| ends(reason)))
         .map_err(|e| open_error(&log_dir, e))?;
-    let state_options = StateOptions { must_exist: !fresh, ..StateOptions::new(cache) };
+    let state_options = StateOptions {
+        must_exist: !fresh,
+        ..StateOptions::new(cache)
+    };
     let state = RocksState::open(&state_dir, state_options).map_err(|e| open_error(&state_dir, e))?;
     let ledger = FileLedger::open(dir).map_err(|e| open_error(dir, e))?;
     identity.mark_initialised(dir).map_err(identity_error)?;
-    Ok(Disk { identity, fresh, lock, log: Arc::new(log), state: Arc::new(state), ledger: Arc::new(ledger) })
+    Ok(Disk {
+        identity,
+        fresh,
+        lock,
+        log: Arc::new(log),
+        state: Arc::new(state),
+        ledger: Arc::new(ledger),
+    })
 }
 
 /// # Errors
@@ -136,12 +154,30 @@ pub async fn start(
     let disk = open_disk(&config, &*clock, &mut rng, &fatal)?;
     let background = Background::start("holdfast-background")
         .map(Arc::new)
-        .map_err(|source| StartError::Disk { what: "starting a thread".into(), source })?;
-    let me = Gateway { node: config.node_id, boot: rng.random_range(1..=u64::MAX) };
+        .map_err(|source| StartError::Disk {
+            what: "starting a thread".into(),
+            source,
+        })?;
+    let me = Gateway {
+        node: config.node_id,
+        boot: rng.random_range(1..=u64::MAX),
+    };
     let router = Arc::new(Router::new(config.node_id, config.shards));
-    let service = Arc::new(Service { router: router.clone(), catalog: OnceLock::new() });
-    let asking = Arc::new(Asking { router: router.clone(), service: service.clone() });
-    let peers = Arc::new(Peers::new(me, clock.clone(), router.clone(), service.clone(), downlinks));
+    let service = Arc::new(Service {
+        router: router.clone(),
+        catalog: OnceLock::new(),
+    });
+    let asking = Arc::new(Asking {
+        router: router.clone(),
+        service: service.clone(),
+    });
+    let peers = Arc::new(Peers::new(
+        me,
+        clock.clone(),
+        router.clone(),
+        service.clone(),
+        downlinks,
+    ));
     let arbiters: Vec<actix_rt::Arbiter> = (0..config.workers.max(1)).map(|_| actix_rt::Arbiter::new()).collect();
     let arbiter_handles: Vec<actix_rt::ArbiterHandle> = arbiters.iter().map(actix_rt::Arbiter::handle).collect();
     let transport = start_transport(&config, &clock, &disk, &peers, &arbiter_handles[0], rng).await?;
@@ -171,7 +207,11 @@ pub async fn start(
         drained: AtomicBool::new(false),
         leaving: AtomicBool::new(false),
     });
-    let flusher = Arc::new(Flusher { peers: peers.clone(), state: disk.state.clone(), background: background.clone() });
+    let flusher = Arc::new(Flusher {
+        peers: peers.clone(),
+        state: disk.state.clone(),
+        background: background.clone(),
+    });
     let parts = house_parts(&replicas, &keeper, &flusher, (catalog_group, catalog.clone()), &router);
     let ends = fatal.clone();
     let house_clock = clock.clone();
@@ -182,7 +222,10 @@ pub async fn start(
         .await
         .map_err(|e| e.to_string())
     });
-    let house = house.await.map_err(|e| StartError::Other(e.to_string()))?.map_err(StartError::Other)?;
+    let house = house
+        .await
+        .map_err(|e| StartError::Other(e.to_string()))?
+        .map_err(StartError::Other)?;
     Ok(Running {
         config,
         me,
@@ -228,14 +271,21 @@ async fn start_transport(
         node_uuid: disk.identity.node_uuid,
         secret: config.secret.clone(),
         listen,
-        peers: config.members.iter().filter(|m| m.id != config.node_id).map(|m| (m.id, m.peer)).collect(),
+        peers: config
+            .members
+            .iter()
+            .filter(|m| m.id != config.node_id)
+            .map(|m| (m.id, m.peer))
+            .collect(),
         queue_bytes_max: TransportConfig::QUEUE_BYTES_MAX,
         frame_bytes_max: TransportConfig::FRAME_BYTES_MAX,
         connect_timeout: TransportConfig::CONNECT_TIMEOUT,
         clock: clock.clone(),
         nonces: Arc::new(move || {
             let mut nonce = [0; 16];
-            rng.lock().expect("no holder of this lock panics").fill_bytes(&mut nonce);
+            rng.lock()
+                .expect("no holder of this lock panics")
+                .fill_bytes(&mut nonce);
             nonce
         }),
     };
@@ -266,7 +316,8 @@ fn shard_env(
         downlink: Arc::new(move |note| notes.deliver(note, &transport)),
         gateway_life: Arc::new(move |gateway| life.gateway_life(gateway)),
         role_changed: Arc::new(move |shard, role| {
-            metrics::gauge!("holdfast_raft_leader", "shard" => shard.to_string()).set(f64::from(u8::from(role.leading)));
+            metrics::gauge!("holdfast_raft_leader", "shard" => shard.to_string())
+                .set(f64::from(u8::from(role.leading)));
             metrics::gauge!("holdfast_raft_term", "shard" => shard.to_string()).set(role.term as f64);
             roles.role_changed(shard, role);
         }),
@@ -285,15 +336,21 @@ fn house_parts(
     let (group, watched) = catalog;
     let (replicas, keeper, flusher, router) = (replicas.clone(), keeper.clone(), flusher.clone(), router.clone());
     let epochs = watched.clone();
-    let restart = Restart::Always { max: 5, within_ms: 60_000 };
+    let restart = Restart::Always {
+        max: 5,
+        within_ms: 60_000,
+    };
     let bring_up = move |mut stop: actors::shell::house::StopSignal| -> futures::future::BoxFuture<'static, _> {
         let (replicas, group, watched) = (replicas.clone(), group.clone(), watched.clone());
-        Box::pin(crate::raft::group::seeded(group.shared.space().generation.into(), async move {
-            tokio::select! {
-                () = stop.stopped() => Ok(()),
-                done = replicas.bring_up(group, watched) => done,
-            }
-        }))
+        Box::pin(crate::raft::group::seeded(
+            group.shared.space().generation.into(),
+            async move {
+                tokio::select! {
+                    () = stop.stopped() => Ok(()),
+                    done = replicas.bring_up(group, watched) => done,
+                }
+            },
+        ))
     };
     let keep = move |stop| -> futures::future::BoxFuture<'static, _> {
         let keeper = keeper.clone();
@@ -317,10 +374,26 @@ fn house_parts(
     };
     vec![
         // Its failure means damaged bytes or a broken invariant: the node must not serve.
-        Part { name: "replicas", restart: Restart::Escalate, start: Box::new(bring_up) },
-        Part { name: "keeper", restart, start: Box::new(keep) },
+        Part {
+            name: "replicas",
+            restart: Restart::Escalate,
+            start: Box::new(bring_up),
+        },
+        Part {
+            name: "keeper",
+            restart,
+            start: Box::new(keep),
+        },
         // A failed flush leaves unknown what is durable.
-        Part { name: "flusher", restart: Restart::Escalate, start: Box::new(flush) },
-        Part { name: "epoch", restart, start: Box::new(epoch) },
+        Part {
+            name: "flusher",
+            restart: Restart::Escalate,
+            start: Box::new(flush),
+        },
+        Part {
+            name: "epoch",
+            restart,
+            start: Box::new(epoch),
+        },
     ]
 }

@@ -19,7 +19,7 @@ use super::machine::{Apply, GroupMachine, GroupShared, Position, PAYLOAD_BARRIER
 use super::network::GroupNetworkFactory;
 use super::snapshot::Receiver;
 use super::types::{term_of, ClientWriteError, OnComplete, Payload, Raft, WriteResult};
-use super::{rpc, types};
+use super::rpc;
 use crate::config::ClusterConfig;
 use crate::storage::LogStore;
 use crate::transport::Transport;
@@ -120,13 +120,22 @@ impl Group {
         let raft_error = |reason: String| GroupError::Raft { shard, reason };
         let log = GroupLog::open(shard, parts.log).map_err(disk)?;
         let settings = raft_config(config).validate().map_err(|e| raft_error(e.to_string()))?;
-        let network = GroupNetworkFactory { transport: parts.transport, shared: parts.shared.clone() };
+        let network = GroupNetworkFactory {
+            transport: parts.transport,
+            shared: parts.shared.clone(),
+        };
         let machine = GroupMachine::new(parts.shared.clone(), parts.app);
         let raft = Raft::new(config.node_id, Arc::new(settings), network, log, machine)
             .await
             .map_err(|e| raft_error(e.to_string()))?;
         let receiver = Arc::new(Receiver::new(parts.shared.clone()));
-        Ok(Self { shard, node: config.node_id, shared: parts.shared, raft, receiver })
+        Ok(Self {
+            shard,
+            node: config.node_id,
+            shared: parts.shared,
+            raft,
+            receiver,
+        })
     }
 
     /// Gives an empty replica its first membership; without effect on one that has any.
@@ -248,15 +257,30 @@ impl Group {
     }
 
     pub fn voters(&self) -> Vec<NodeId> {
-        self.raft.metrics().borrow_watched().membership_config.voter_ids().collect()
+        self.raft
+            .metrics()
+            .borrow_watched()
+            .membership_config
+            .voter_ids()
+            .collect()
     }
 
     pub fn learners(&self) -> Vec<NodeId> {
-        self.raft.metrics().borrow_watched().membership_config.membership().learner_ids().collect()
+        self.raft
+            .metrics()
+            .borrow_watched()
+            .membership_config
+            .membership()
+            .learner_ids()
+            .collect()
     }
 
     pub fn committed_index(&self) -> u64 {
-        self.raft.metrics().borrow_watched().cluster_committed.map_or(0, |id| id.index)
+        self.raft
+            .metrics()
+            .borrow_watched()
+            .cluster_committed
+            .map_or(0, |id| id.index)
     }
 
     pub fn applied_index(&self) -> u64 {
@@ -268,7 +292,9 @@ impl Group {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let last = metrics.last_log_index.unwrap_or(0);
-        let Some(replication) = &metrics.replication else { return BTreeMap::new() };
+        let Some(replication) = &metrics.replication else {
+            return BTreeMap::new();
+        };
         replication
             .iter()
             .filter(|(id, _)| **id != self.node)
@@ -278,7 +304,13 @@ impl Group {
 
     /// Why the group has stopped, if it has.
     pub fn failure(&self) -> Option<String> {
-        self.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
+        self.raft
+            .metrics()
+            .borrow_watched()
+            .running_state
+            .as_ref()
+            .err()
+            .map(ToString::to_string)
     }
 
     /// Serves one message of a peer. `None`: it is not one of ours, or the group has stopped.
@@ -290,9 +322,13 @@ impl Group {
             }
             rpc::KIND_VOTE => codec::encode(&self.raft.vote(codec::decode(&body).ok()?).await.ok()?),
             rpc::KIND_PRE_VOTE => codec::encode(&self.raft.pre_vote(codec::decode(&body).ok()?).await.ok()?),
-            rpc::KIND_TRANSFER => {
-                codec::encode(&self.raft.handle_transfer_leader(codec::decode(&body).ok()?).await.ok()?)
-            }
+            rpc::KIND_TRANSFER => codec::encode(
+                &self
+                    .raft
+                    .handle_transfer_leader(codec::decode(&body).ok()?)
+                    .await
+                    .ok()?,
+            ),
             rpc::KIND_SNAPSHOT_BEGIN | rpc::KIND_SNAPSHOT_CHUNK | rpc::KIND_SNAPSHOT_END => {
                 return Some(self.receiver.serve(&self.raft, from, kind, body).await)
             }
@@ -311,10 +347,15 @@ impl Group {
 fn translate(result: WriteResult) -> Proposed {
     match result {
         Ok(done) => Ok(Committed {
-            at: Position { term: term_of(&done.log_id), index: done.log_id.index },
+            at: Position {
+                term: term_of(&done.log_id),
+                index: done.log_id.index,
+            },
             misfits: done.data.misfits,
         }),
-        Err(ClientWriteError::ForwardToLeader(forward)) => Err(ProposeError::Rejected { leader: forward.leader_id }),
+        Err(ClientWriteError::ForwardToLeader(forward)) => Err(ProposeError::Rejected {
+            leader: forward.leader_id,
+        }),
         Err(_) => Err(ProposeError::Unknown),
     }
 }

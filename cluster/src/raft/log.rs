@@ -47,8 +47,17 @@ impl GroupLog {
         let vote = read_record(&*store, shard, LogRecord::Vote)?;
         let purged = read_record(&*store, shard, LogRecord::Purged)?;
         let committed = read_record(&*store, shard, LogRecord::Committed)?;
-        let shared = Shared { vote, purged, committed, tail: Tail::default() };
-        Ok(Self { shard, store, shared: Arc::new(Mutex::new(shared)) })
+        let shared = Shared {
+            vote,
+            purged,
+            committed,
+            tail: Tail::default(),
+        };
+        Ok(Self {
+            shard,
+            store,
+            shared: Arc::new(Mutex::new(shared)),
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
@@ -89,7 +98,10 @@ fn read_record<T: serde::de::DeserializeOwned>(
     shard: ShardId,
     record: LogRecord,
 ) -> io::Result<Option<T>> {
-    store.record(shard, record)?.map(|bytes| codec::decode(&bytes).map_err(invalid)).transpose()
+    store
+        .record(shard, record)?
+        .map(|bytes| codec::decode(&bytes).map_err(invalid))
+        .transpose()
 }
 
 fn invalid(error: impl std::fmt::Display) -> io::Error {
@@ -120,10 +132,16 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let last_purged_log_id = self.lock().purged;
         let last_log_id = match self.store.last_index(self.shard)? {
-            Some(index) => self.read(index, index + 1, usize::MAX)?.pop().map(|entry| entry.log_id()),
+            Some(index) => self
+                .read(index, index + 1, usize::MAX)?
+                .pop()
+                .map(|entry| entry.log_id()),
             None => last_purged_log_id,
         };
-        Ok(LogState { last_purged_log_id, last_log_id })
+        Ok(LogState {
+            last_purged_log_id,
+            last_log_id,
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -132,7 +150,12 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let value = Bytes::from(codec::encode(vote));
-        self.durable(LogOp::Put { shard: self.shard, record: LogRecord::Vote, value }).await?;
+        self.durable(LogOp::Put {
+            shard: self.shard,
+            record: LogRecord::Vote,
+            value,
+        })
+        .await?;
         self.lock().vote = Some(*vote);
         Ok(())
     }
@@ -141,7 +164,11 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         self.lock().committed = committed;
         let value = Bytes::from(codec::encode(&committed));
-        self.queue(LogOp::Put { shard: self.shard, record: LogRecord::Committed, value });
+        self.queue(LogOp::Put {
+            shard: self.shard,
+            record: LogRecord::Committed,
+            value,
+        });
         Ok(())
     }
 
@@ -169,15 +196,24 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             callback.io_completed(Ok(()));
             return Ok(());
         };
-        let op = LogOp::Append { shard: self.shard, first_index, entries: encoded };
-        self.store.submit(op, Box::new(move |result| callback.io_completed(result)));
+        let op = LogOp::Append {
+            shard: self.shard,
+            first_index,
+            entries: encoded,
+        };
+        self.store
+            .submit(op, Box::new(move |result| callback.io_completed(result)));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let last_kept = last.map(|id| id.index);
         self.lock().tail.truncate_after(last_kept);
-        self.durable(LogOp::Truncate { shard: self.shard, last_kept }).await
+        self.durable(LogOp::Truncate {
+            shard: self.shard,
+            last_kept,
+        })
+        .await
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
@@ -188,7 +224,11 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         }
         let record = Bytes::from(codec::encode(&log_id));
         // Not awaited: purging is only about space, and order with later writes is kept.
-        self.queue(LogOp::Purge { shard: self.shard, up_to: log_id.index, record });
+        self.queue(LogOp::Purge {
+            shard: self.shard,
+            up_to: log_id.index,
+            record,
+        });
         Ok(())
     }
 }

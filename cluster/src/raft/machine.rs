@@ -102,7 +102,11 @@ impl GroupMeta {
         if index > self.applied_index() {
             return None;
         }
-        self.terms.iter().rev().find(|(_, first)| *first <= index).map(|(term, _)| *term)
+        self.terms
+            .iter()
+            .rev()
+            .find(|(_, first)| *first <= index)
+            .map(|(term, _)| *term)
     }
 }
 
@@ -152,7 +156,11 @@ impl GroupShared {
         let generation = self.meta().generation;
         let mut batch = StateBatch::default();
         let all = keys::all_generations(self.shard);
-        let counts = Space { shard: self.shard, generation }.all();
+        let counts = Space {
+            shard: self.shard,
+            generation,
+        }
+        .all();
         let view = self.store.view();
         for (from, to) in [(all.from, counts.from), (counts.to, all.to)] {
             let mut found = false;
@@ -176,7 +184,10 @@ impl GroupShared {
 
     /// Where the keys of the rows that count begin.
     pub fn space(&self) -> Space {
-        Space { shard: self.shard, generation: self.with_meta(|meta| meta.generation) }
+        Space {
+            shard: self.shard,
+            generation: self.with_meta(|meta| meta.generation),
+        }
     }
 
     pub fn with_meta<T>(&self, read: impl FnOnce(&GroupMeta) -> T) -> T {
@@ -184,7 +195,10 @@ impl GroupShared {
     }
 
     fn publish(&self, meta: &GroupMeta) {
-        self.meta.lock().expect("no holder of this lock panics").clone_from(meta);
+        self.meta
+            .lock()
+            .expect("no holder of this lock panics")
+            .clone_from(meta);
     }
 
     /// What a flush that starts now will make durable.
@@ -207,7 +221,11 @@ impl GroupShared {
     }
 
     pub fn digest_at(&self, index: u64) -> Option<Digest> {
-        self.digests.lock().expect("no holder of this lock panics").get(&index).cloned()
+        self.digests
+            .lock()
+            .expect("no holder of this lock panics")
+            .get(&index)
+            .cloned()
     }
 
     /// Hashes every row as of now, in the background, and remembers it under `index`.
@@ -221,7 +239,11 @@ impl GroupShared {
             }
         }
         let view = self.store.view();
-        let rows = Space { shard: self.shard, generation }.all();
+        let rows = Space {
+            shard: self.shard,
+            generation,
+        }
+        .all();
         self.background.run(move || {
             let result = hash_rows(&*view, &rows.from, &rows.to);
             let digest = result.map_or_else(|e| Digest::Failed(e.to_string()), Digest::Done);
@@ -273,9 +295,18 @@ impl GroupMachine {
                 EntryPayload::Membership(m) => self.meta.membership = StoredMembership::new(Some(id), m.clone()),
                 EntryPayload::Normal(payload) => match payload.0.first() {
                     Some(&PAYLOAD_APP) => {
-                        let space = Space { shard: self.shared.shard, generation: self.meta.generation };
-                        let mut rows = Rows { space, batch: &mut batch };
-                        let at = Position { term: term_of(&id), index: id.index };
+                        let space = Space {
+                            shard: self.shared.shard,
+                            generation: self.meta.generation,
+                        };
+                        let mut rows = Rows {
+                            space,
+                            batch: &mut batch,
+                        };
+                        let at = Position {
+                            term: term_of(&id),
+                            index: id.index,
+                        };
                         applied = self.app.apply(at, &payload.0.slice(1..), &mut rows)?;
                     }
                     Some(&PAYLOAD_DIGEST) => digest = true,
@@ -301,7 +332,10 @@ impl GroupMachine {
 
     fn write(&mut self, mut batch: StateBatch) -> io::Result<()> {
         let key = keys::meta(self.shared.shard);
-        batch.ops.push(StateOp::Put { key, value: codec::encode(&self.meta) });
+        batch.ops.push(StateOp::Put {
+            key,
+            value: codec::encode(&self.meta),
+        });
         self.shared.store.write(batch)?;
         self.shared.publish(&self.meta);
         self.app.written();
@@ -343,14 +377,25 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
             return Err(io::Error::other("only a received snapshot can be installed"));
         };
         let old = self.meta.generation;
-        self.meta = GroupMeta { generation, applied: meta.last_log_id, membership: meta.last_membership.clone(), terms };
+        self.meta = GroupMeta {
+            generation,
+            applied: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+            terms,
+        };
         self.write(StateBatch::default())?;
         let store = self.shared.store.clone();
         self.shared.background.call(move || store.flush()).await??;
         self.shared.set_durable(self.shared.note());
         self.app.replaced(generation);
-        let KeyRange { from, to } = Space { shard: self.shared.shard, generation: old }.all();
-        self.shared.store.write(StateBatch { ops: vec![StateOp::DeleteRange { from, to }] })
+        let KeyRange { from, to } = Space {
+            shard: self.shared.shard,
+            generation: old,
+        }
+        .all();
+        self.shared.store.write(StateBatch {
+            ops: vec![StateOp::DeleteRange { from, to }],
+        })
     }
 
     /// A consistent view with *its* index, which may be past the last snapshot that was "built".
@@ -358,7 +403,10 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         if self.meta.applied.is_none() {
             return Ok(None);
         }
-        let meta = SnapshotMeta { last_log_id: self.meta.applied, last_membership: self.meta.membership.clone() };
+        let meta = SnapshotMeta {
+            last_log_id: self.meta.applied,
+            last_membership: self.meta.membership.clone(),
+        };
         let snapshot = SnapshotData::View {
             view: self.shared.store.view(),
             generation: self.meta.generation,
@@ -380,7 +428,13 @@ impl RaftSnapshotBuilder<TypeConfig> for MetaOnly {
             Some((id, membership)) => (Some(id), membership),
             None => (None, StoredMembership::default()),
         };
-        let meta = SnapshotMeta { last_log_id, last_membership };
-        Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: SnapshotData::Described })
+        let meta = SnapshotMeta {
+            last_log_id,
+            last_membership,
+        };
+        Ok(SnapshotOf::<TypeConfig, SnapshotData> {
+            meta,
+            snapshot: SnapshotData::Described,
+        })
     }
 }

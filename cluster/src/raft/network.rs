@@ -33,7 +33,12 @@ pub struct GroupNetworkFactory {
 
 impl GroupNetworkFactory {
     fn link(&self, target: NodeId, class: Class) -> GroupLink {
-        GroupLink { transport: self.transport.clone(), shared: self.shared.clone(), target, class }
+        GroupLink {
+            transport: self.transport.clone(),
+            shared: self.shared.clone(),
+            target,
+            class,
+        }
     }
 }
 
@@ -63,10 +68,13 @@ pub struct GroupLink {
 
 impl GroupLink {
     async fn send(&self, class: Class, kind: u8, body: Bytes, ttl: Duration) -> Result<Bytes, RPCError<TypeConfig>> {
-        self.transport.request(self.target, class, kind, body, ttl).await.map_err(|e| match e {
-            SendError::NotSent(_) => RPCError::Unreachable(Unreachable::new(&e)),
-            SendError::NoAnswer(_) => RPCError::Network(NetworkError::new(&e)),
-        })
+        self.transport
+            .request(self.target, class, kind, body, ttl)
+            .await
+            .map_err(|e| match e {
+                SendError::NotSent(_) => RPCError::Unreachable(Unreachable::new(&e)),
+                SendError::NoAnswer(_) => RPCError::Network(NetworkError::new(&e)),
+            })
     }
 
     async fn control<Q: Serialize, A: DeserializeOwned>(
@@ -91,9 +99,17 @@ impl RaftNetworkV2<TypeConfig> for GroupLink {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let body = rpc::encode_append(self.shared.shard, &rpc);
         // A heartbeat carries no entries wherever it comes from; it must not queue behind appends.
-        let class = if rpc.entries.is_empty() { Class::Control } else { self.class };
+        let class = if rpc.entries.is_empty() {
+            Class::Control
+        } else {
+            self.class
+        };
         // A follower may be busy with its disk; give up only when its silence means something.
-        let ttl = if rpc.entries.is_empty() { option.hard_ttl() } else { option.hard_ttl().max(APPEND_DEADLINE) };
+        let ttl = if rpc.entries.is_empty() {
+            option.hard_ttl()
+        } else {
+            option.hard_ttl().max(APPEND_DEADLINE)
+        };
         let answer = self.send(class, rpc::KIND_APPEND, body, ttl).await?;
         codec::decode(&answer).map_err(|e| RPCError::Network(NetworkError::new(&e)))
     }
@@ -121,7 +137,11 @@ impl RaftNetworkV2<TypeConfig> for GroupLink {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let sender = Sender { transport: &self.transport, shared: &self.shared, target: self.target };
+        let sender = Sender {
+            transport: &self.transport,
+            shared: &self.shared,
+            target: self.target,
+        };
         let what = describe(self.shared.shard, self.target);
         tracing::info!(%what, index = snapshot.meta.last_log_id.map(|id| id.index), "sending");
         tokio::select! {

@@ -29,7 +29,11 @@ const INSTALL_DEADLINE: Duration = Duration::from_secs(120);
 /// What openraft carries between our own functions.
 pub enum SnapshotData {
     /// To be sent: a view of one moment.
-    View { view: Box<dyn StateView>, generation: u32, terms: Vec<(u64, u64)> },
+    View {
+        view: Box<dyn StateView>,
+        generation: u32,
+        terms: Vec<(u64, u64)>,
+    },
     /// Received in whole, under a generation that does not count yet.
     Received { generation: u32, terms: Vec<(u64, u64)> },
     /// Only the metadata matters (nothing was copied).
@@ -85,16 +89,41 @@ pub struct Sender<'a> {
 impl Sender<'_> {
     /// # Errors
     /// The follower is away or refused; openraft tries again later, from the start.
-    pub async fn send(&self, vote: Vote, snapshot: SnapshotOf<TypeConfig, SnapshotData>) -> Result<Vote, TransferError> {
-        let SnapshotData::View { view, generation, terms } = snapshot.snapshot else {
+    pub async fn send(
+        &self,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+    ) -> Result<Vote, TransferError> {
+        let SnapshotData::View {
+            view,
+            generation,
+            terms,
+        } = snapshot.snapshot
+        else {
             return Err(TransferError::Refused("this snapshot has no rows to send".into()));
         };
         // Unique among snapshots of this leader; a receiver only compares it for equality.
         let session = snapshot.meta.last_log_id.map_or(0, |id| id.index);
-        let begin = Begin { session, vote, meta: snapshot.meta, terms };
+        let begin = Begin {
+            session,
+            vote,
+            meta: snapshot.meta,
+            terms,
+        };
         self.ask(rpc::KIND_SNAPSHOT_BEGIN, &begin, CHUNK_DEADLINE).await?;
         let (chunks, digest) = self.send_rows(session, view, generation).await?;
-        match self.ask(rpc::KIND_SNAPSHOT_END, &End { session, chunks, digest }, INSTALL_DEADLINE).await? {
+        match self
+            .ask(
+                rpc::KIND_SNAPSHOT_END,
+                &End {
+                    session,
+                    chunks,
+                    digest,
+                },
+                INSTALL_DEADLINE,
+            )
+            .await?
+        {
             Answer::Installed(vote) => Ok(vote),
             _ => Err(TransferError::Refused("the receiver did not install".into())),
         }
@@ -106,7 +135,11 @@ impl Sender<'_> {
         mut view: Box<dyn StateView>,
         generation: u32,
     ) -> Result<(u64, u64), TransferError> {
-        let KeyRange { mut from, to } = Space { shard: self.shared.shard, generation }.all();
+        let KeyRange { mut from, to } = Space {
+            shard: self.shared.shard,
+            generation,
+        }
+        .all();
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();
         let mut number = 0;
         loop {
@@ -139,7 +172,10 @@ impl Sender<'_> {
 
     async fn ask_bytes(&self, kind: u8, body: &[u8], deadline: Duration) -> Result<Answer, TransferError> {
         let body = rpc::envelope(self.shared.shard, body);
-        let bytes = self.transport.request(self.target, Class::Snapshot, kind, body, deadline).await?;
+        let bytes = self
+            .transport
+            .request(self.target, Class::Snapshot, kind, body, deadline)
+            .await?;
         match codec::decode(&bytes) {
             Ok(Answer::Refused(reason)) => Err(TransferError::Refused(reason)),
             Ok(answer) => Ok(answer),
@@ -184,7 +220,10 @@ struct Incoming {
 
 impl Receiver {
     pub fn new(shared: Arc<GroupShared>) -> Self {
-        Self { shared, incoming: Mutex::new(None) }
+        Self {
+            shared,
+            incoming: Mutex::new(None),
+        }
     }
 
     /// Serves one snapshot message; returns the answer's bytes.
@@ -202,9 +241,19 @@ impl Receiver {
     fn begin(&self, from: NodeId, body: &[u8]) -> Result<Answer, String> {
         let begin: Begin = codec::decode(body).map_err(|e| e.to_string())?;
         let generation = self.shared.with_meta(|meta| meta.generation) + 1;
-        let KeyRange { from: start, to } = Space { shard: self.shared.shard, generation }.all();
+        let KeyRange { from: start, to } = Space {
+            shard: self.shared.shard,
+            generation,
+        }
+        .all();
         self.write(vec![StateOp::DeleteRange { from: start, to }])?;
-        let incoming = Incoming { from, begin, generation, next: 0, hasher: xxhash_rust::xxh3::Xxh3::new() };
+        let incoming = Incoming {
+            from,
+            begin,
+            generation,
+            next: 0,
+            hasher: xxhash_rust::xxh3::Xxh3::new(),
+        };
         *self.lock() = Some(incoming);
         Ok(Answer::Ok)
     }
@@ -213,7 +262,9 @@ impl Receiver {
         let chunk: Chunk = codec::decode(body).map_err(|e| e.to_string())?;
         let generation = {
             let mut slot = self.lock();
-            let incoming = slot.as_mut().filter(|i| i.from == from && i.begin.session == chunk.session);
+            let incoming = slot
+                .as_mut()
+                .filter(|i| i.from == from && i.begin.session == chunk.session);
             let incoming = incoming.ok_or("another snapshot has taken its place")?;
             if incoming.next != chunk.number {
                 return Err(format!("chunk {} came instead of {}", chunk.number, incoming.next));
@@ -222,11 +273,19 @@ impl Receiver {
             incoming.hasher.update(body);
             incoming.generation
         };
-        let prefix = Space { shard: self.shared.shard, generation }.all().from;
+        let prefix = Space {
+            shard: self.shared.shard,
+            generation,
+        }
+        .all()
+        .from;
         let ops = chunk.rows.into_iter().map(|(key, value)| {
             let mut full = prefix.clone();
             full.extend_from_slice(&key);
-            StateOp::Put { key: full, value: value.into_vec() }
+            StateOp::Put {
+                key: full,
+                value: value.into_vec(),
+            }
         });
         self.write(ops.collect())?;
         Ok(Answer::Ok)
@@ -242,10 +301,18 @@ impl Receiver {
         if incoming.next != end.chunks || incoming.hasher.digest() != end.digest {
             return Err("the snapshot arrived incomplete".into());
         }
-        let data = SnapshotData::Received { generation: incoming.generation, terms: incoming.begin.terms };
-        let snapshot = SnapshotOf::<TypeConfig, SnapshotData> { meta: incoming.begin.meta, snapshot: data };
-        let response: SnapshotResponse<TypeConfig> =
-            raft.install_full_snapshot(incoming.begin.vote, snapshot).await.map_err(|e| e.to_string())?;
+        let data = SnapshotData::Received {
+            generation: incoming.generation,
+            terms: incoming.begin.terms,
+        };
+        let snapshot = SnapshotOf::<TypeConfig, SnapshotData> {
+            meta: incoming.begin.meta,
+            snapshot: data,
+        };
+        let response: SnapshotResponse<TypeConfig> = raft
+            .install_full_snapshot(incoming.begin.vote, snapshot)
+            .await
+            .map_err(|e| e.to_string())?;
         Ok(Answer::Installed(response.vote))
     }
 

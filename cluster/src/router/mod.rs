@@ -76,11 +76,20 @@ impl Router {
     }
 
     pub fn handle(&self, shard: ShardId) -> Option<ShardHandle> {
-        self.handles.read().expect("no holder of this lock panics").get(&shard).cloned()
+        self.handles
+            .read()
+            .expect("no holder of this lock panics")
+            .get(&shard)
+            .cloned()
     }
 
     pub fn handles(&self) -> Vec<ShardHandle> {
-        self.handles.read().expect("no holder of this lock panics").values().cloned().collect()
+        self.handles
+            .read()
+            .expect("no holder of this lock panics")
+            .values()
+            .cloned()
+            .collect()
     }
 
     pub fn shard_of(&self, key: &DeviceKey) -> ShardId {
@@ -103,7 +112,9 @@ impl Router {
     }
 
     pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
-        self.slot(shard).map(|slot| slot.load(Ordering::Acquire)).filter(|id| *id != 0)
+        self.slot(shard)
+            .map(|slot| slot.load(Ordering::Acquire))
+            .filter(|id| *id != 0)
     }
 
     pub fn leadership_changes(&self) -> watch::Receiver<u64> {
@@ -143,7 +154,10 @@ impl Router {
                 .filter(|(_, (peer, _))| *peer != leader)
                 .map(|(id, _)| *id)
                 .collect();
-            ids.into_iter().filter_map(|id| outstanding.calls.remove(&id)).map(|(_, reply)| reply).collect()
+            ids.into_iter()
+                .filter_map(|id| outstanding.calls.remove(&id))
+                .map(|(_, reply)| reply)
+                .collect()
         };
         for reply in ended {
             reply.send(Err(CallError::Unknown));
@@ -176,7 +190,11 @@ impl Router {
         let Some(transport) = self.transport() else {
             return reply.send(Err(CallError::NotLeader { shard, leader: None }));
         };
-        let body = Bytes::from(codec::encode(&ForwardedCall { epoch: self.epoch(), key, command }));
+        let body = Bytes::from(codec::encode(&ForwardedCall {
+            epoch: self.epoch(),
+            key,
+            command,
+        }));
         let id = {
             let mut outstanding = self.lock();
             outstanding.next += 1;
@@ -186,7 +204,11 @@ impl Router {
         };
         let outstanding = self.outstanding.clone();
         let done = move |result: Result<Bytes, SendError>| {
-            let waiting = outstanding.lock().expect("no holder of this lock panics").calls.remove(&id);
+            let waiting = outstanding
+                .lock()
+                .expect("no holder of this lock panics")
+                .calls
+                .remove(&id);
             let Some((_, reply)) = waiting else { return };
             reply.send(match result {
                 Ok(bytes) => codec::decode::<CallResult>(&bytes).unwrap_or(Err(CallError::Unknown)),
@@ -195,10 +217,5 @@ impl Router {
             });
         };
         transport.request_with(leader, Class::Device, KIND_CALL, body, FORWARD_DEADLINE, Box::new(done));
-    }
-
-    /// Forwarded commands that wait for their answer.
-    pub fn outstanding(&self) -> usize {
-        self.lock().calls.len()
     }
 }

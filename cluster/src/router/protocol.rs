@@ -6,9 +6,7 @@ use actors::ports::CallError;
 use actors::wire::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{
-    DevicePage, ListQuery, ReceiptState, ReplicaDigest, ShardStatus, TelemetryPage, TelemetryQuery,
-};
+use crate::api::{DevicePage, ListQuery, ReceiptState, ReplicaDigest, ShardStatus, TelemetryPage, TelemetryQuery};
 use crate::catalog::CatalogCommand;
 
 /// A command for a device whose shard the receiver leads; answered with a `CallResult`.
@@ -28,13 +26,24 @@ pub struct ForwardedCall {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Ask {
-    Telemetry { key: DeviceKey, query: TelemetryQuery },
-    List { shard: ShardId, query: ListQuery },
+    Telemetry {
+        key: DeviceKey,
+        query: TelemetryQuery,
+    },
+    List {
+        shard: ShardId,
+        query: ListQuery,
+    },
     Receipt(Receipt),
     /// Writes a digest marker; answered with its index.
-    MarkDigest { shard: ShardId },
+    MarkDigest {
+        shard: ShardId,
+    },
     /// This replica's digest at an index.
-    DigestAt { shard: ShardId, index: u64 },
+    DigestAt {
+        shard: ShardId,
+        index: u64,
+    },
     /// What this node knows of itself.
     Report,
     Catalog(CatalogCommand),

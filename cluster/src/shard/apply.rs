@@ -24,7 +24,10 @@ pub struct ShardApply {
 
 impl ShardApply {
     pub fn new(shared: Arc<GroupShared>) -> Self {
-        Self { shared, cache: StateCache::new(CACHED_DEVICES_MAX) }
+        Self {
+            shared,
+            cache: StateCache::new(CACHED_DEVICES_MAX),
+        }
     }
 
     fn take(&mut self, key: &DeviceKey, space: Space) -> io::Result<DeviceState> {
@@ -73,12 +76,14 @@ fn project(at: Position, item: &Item, event: &Event, first_seq: u64, rows: &mut 
         ),
         Event::TelemetryTrimmed { before_seq, .. } => {
             let from = space.telemetry(key, first_seq);
-            rows.delete_range(KeyRange { from, to: space.telemetry(key, *before_seq) });
+            rows.delete_range(KeyRange {
+                from,
+                to: space.telemetry(key, *before_seq),
+            });
         }
-        Event::TwinSectionChanged(change) => rows.put(
-            space.twin(key, change.section as u8),
-            change.json.as_bytes().to_vec(),
-        ),
+        Event::TwinSectionChanged(change) => {
+            rows.put(space.twin(key, change.section as u8), change.json.as_bytes().to_vec())
+        }
         Event::DeviceDeleted => {
             rows.delete_range(space.telemetry_of(key));
             for section in Section::ALL {

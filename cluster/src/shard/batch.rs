@@ -35,14 +35,25 @@ pub struct Builder {
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { bytes: vec![PAYLOAD_APP], items: 0 }
+        Self {
+            bytes: vec![PAYLOAD_APP],
+            items: 0,
+        }
     }
 }
 
 impl Builder {
     /// Adds an item; returns its position in the batch.
     pub fn push(&mut self, key: &DeviceKey, prev_version: u64, at: Timestamp, events: &[Event]) -> u32 {
-        codec::encode_into(&mut self.bytes, &ItemRef { key, prev_version, at, events });
+        codec::encode_into(
+            &mut self.bytes,
+            &ItemRef {
+                key,
+                prev_version,
+                at,
+                events,
+            },
+        );
         let position = self.items;
         self.items += 1;
         position

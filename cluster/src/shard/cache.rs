@@ -21,7 +21,11 @@ pub struct StateCache {
 
 impl StateCache {
     pub fn new(devices_max: usize) -> Self {
-        Self { young: Map::default(), old: Map::default(), half: (devices_max / 2).max(1) }
+        Self {
+            young: Map::default(),
+            old: Map::default(),
+            half: (devices_max / 2).max(1),
+        }
     }
 
     /// Takes a state out to be changed; put it back with [`Self::put`].

@@ -22,7 +22,11 @@ const TRIM_ROWS_MAX: usize = 10_000;
 ///
 /// # Errors
 /// The disk failed or holds damaged bytes.
-pub fn sweep(shared: &GroupShared, now: Timestamp, telemetry_age_max: Duration) -> io::Result<Vec<(DeviceKey, Command)>> {
+pub fn sweep(
+    shared: &GroupShared,
+    now: Timestamp,
+    telemetry_age_max: Duration,
+) -> io::Result<Vec<(DeviceKey, Command)>> {
     let view = shared.store.view();
     let mut due = Vec::new();
     for key in due_before(shared, &*view, DueKind::SessionExpiry, now)? {
@@ -57,19 +61,16 @@ fn due_before(
 }
 
 /// How far a device's telemetry is older than `cutoff`.
-fn trim(
-    shared: &GroupShared,
-    view: &dyn StateView,
-    key: &DeviceKey,
-    cutoff: Timestamp,
-) -> io::Result<Option<Command>> {
+fn trim(shared: &GroupShared, view: &dyn StateView, key: &DeviceKey, cutoff: Timestamp) -> io::Result<Option<Command>> {
     let state = rows::load(view, shared.space(), key)?;
     let first = state.telemetry.first_seq;
     let KeyRange { from, to } = shared.space().telemetry_from(key, first);
     let (mut before_seq, mut oldest_at, mut seen) = (first, None, 0);
     let mut damaged = None;
     view.scan(&from, &to, &mut |row, value| {
-        let Some(seq) = keys::parse_telemetry_seq(row) else { return false };
+        let Some(seq) = keys::parse_telemetry_seq(row) else {
+            return false;
+        };
         match rows::decode_telemetry(shared.shard, seq, value) {
             Ok(row) if row.enqueued_at < cutoff && seen < TRIM_ROWS_MAX => {
                 (before_seq, seen) = (seq + 1, seen + 1);

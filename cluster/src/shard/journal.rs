@@ -94,8 +94,8 @@ impl Journal for ShardJournal {
             waiting.push_back(Batch::default());
         }
         let batch = waiting.back_mut().expect("one was pushed if there was none");
-        let position = (!item.events.is_empty())
-            .then(|| batch.builder.push(&item.key, item.prev_version, item.at, &item.events));
+        let position =
+            (!item.events.is_empty()).then(|| batch.builder.push(&item.key, item.prev_version, item.at, &item.events));
         batch.pending.push(Pending {
             key: item.key,
             position,
@@ -199,7 +199,9 @@ impl ShardJournal {
 
     async fn propose_what_fits(&self, tx: &mpsc::UnboundedSender<(u64, Proposed)>) {
         while !self.held.get() && !self.failed.get() && self.in_flight.borrow().len() < IN_FLIGHT_MAX {
-            let Some(batch) = self.waiting.borrow_mut().pop_front() else { return };
+            let Some(batch) = self.waiting.borrow_mut().pop_front() else {
+                return;
+            };
             if batch.is_empty() {
                 continue;
             }
@@ -213,7 +215,12 @@ impl ShardJournal {
         let payload = (!batch.builder.is_empty()).then(|| batch.builder.take());
         self.batch_items.record(batch.pending.len() as f64);
         let proposed_ms = self.clock.monotonic_ms();
-        self.in_flight.borrow_mut().push_back(InFlight { id, batch, proposed_ms, result: None });
+        self.in_flight.borrow_mut().push_back(InFlight {
+            id,
+            batch,
+            proposed_ms,
+            result: None,
+        });
         let done = move |result| {
             // Nobody listens once the journal was abandoned; its callers know by then.
             let _ = tx.send((id, result));
@@ -225,7 +232,10 @@ impl ShardJournal {
                 let group = self.group.clone();
                 tokio::task::spawn_local(crate::raft::group::seeded(id, async move {
                     done(match group.read_index().await {
-                        Ok(()) => Ok(crate::raft::group::Committed { at: Default::default(), misfits: Vec::new() }),
+                        Ok(()) => Ok(crate::raft::group::Committed {
+                            at: Default::default(),
+                            misfits: Vec::new(),
+                        }),
                         Err(leader) => Err(ProposeError::Rejected { leader }),
                     });
                 }));
@@ -282,7 +292,13 @@ impl ShardJournal {
     }
 
     fn answer_one(&self, pending: Pending, at: Option<crate::raft::machine::Position>) {
-        let Pending { key, outcome, reply, downlinks, .. } = pending;
+        let Pending {
+            key,
+            outcome,
+            reply,
+            downlinks,
+            ..
+        } = pending;
         for note in downlinks {
             (self.downlink)(note);
         }
@@ -299,12 +315,22 @@ impl ShardJournal {
         let shard = self.group.shard;
         match (answer, at) {
             // Acknowledged again: the evidence is of the first time.
-            (Answer::Telemetry { seq, repeated: true }, _) if *seq > 0 => reads::receipt_of(&self.group.shared, key, *seq),
-            (Answer::Telemetry { repeated: true, .. }, _) | (_, None) => None,
-            (Answer::Telemetry { seq, .. }, Some(at)) => {
-                Some(Receipt { shard, term: at.term, index: at.index, seq: *seq })
+            (Answer::Telemetry { seq, repeated: true }, _) if *seq > 0 => {
+                reads::receipt_of(&self.group.shared, key, *seq)
             }
-            (_, Some(at)) => Some(Receipt { shard, term: at.term, index: at.index, seq: 0 }),
+            (Answer::Telemetry { repeated: true, .. }, _) | (_, None) => None,
+            (Answer::Telemetry { seq, .. }, Some(at)) => Some(Receipt {
+                shard,
+                term: at.term,
+                index: at.index,
+                seq: *seq,
+            }),
+            (_, Some(at)) => Some(Receipt {
+                shard,
+                term: at.term,
+                index: at.index,
+                seq: 0,
+            }),
         }
     }
 
@@ -317,7 +343,11 @@ impl ShardJournal {
         let unknown = *error == ProposeError::Unknown;
         for pending in batch.pending {
             let maybe = unknown && pending.position.is_some();
-            pending.reply.send(Err(if maybe { CallError::Unknown } else { self.not_leader(leader) }));
+            pending.reply.send(Err(if maybe {
+                CallError::Unknown
+            } else {
+                self.not_leader(leader)
+            }));
         }
         for barrier in batch.barriers {
             barrier(Err(self.not_leader(leader)));
@@ -352,6 +382,9 @@ impl ShardJournal {
 
     fn not_leader(&self, leader: Option<NodeId>) -> CallError {
         let leader = leader.or_else(|| self.group.role().leader);
-        CallError::NotLeader { shard: self.group.shard, leader }
+        CallError::NotLeader {
+            shard: self.group.shard,
+            leader,
+        }
     }
 }

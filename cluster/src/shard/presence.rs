@@ -68,7 +68,13 @@ impl Presence {
                 view.scan(&start, &end, &mut |row, value| {
                     if let (Some((_, key)), Ok(generation)) = (keys::parse_gateway(row), <[u8; 8]>::try_from(value)) {
                         let generation = u64::from_be_bytes(generation);
-                        lost.push((key, Command::CloseSession { generation, cause: CloseCause::GatewayLost }));
+                        lost.push((
+                            key,
+                            Command::CloseSession {
+                                generation,
+                                cause: CloseCause::GatewayLost,
+                            },
+                        ));
                     }
                     lost.len() < SWEEP_MAX
                 })?;

@@ -30,7 +30,10 @@ pub fn telemetry(shared: &GroupShared, key: &DeviceKey, query: &TelemetryQuery) 
     let view = shared.store.view();
     let KeyRange { from, to } = shared.space().telemetry_from(key, query.after_seq.saturating_add(1));
     let limit = query.limit.clamp(1, 1000) as usize;
-    let mut page = TelemetryPage { rows: Vec::new(), next: None };
+    let mut page = TelemetryPage {
+        rows: Vec::new(),
+        next: None,
+    };
     let (mut bytes, mut seen, mut last) = (0, 0, 0);
     let mut damaged = None;
     view.scan(&from, &to, &mut |row_key, value| {
@@ -72,7 +75,10 @@ pub fn devices(shared: &GroupShared, query: &ListQuery) -> io::Result<DevicePage
     let prefix = query.id_prefix.as_deref().unwrap_or_default();
     let KeyRange { from, to } = shared.space().devices_of(query.tenant, query.after.as_ref(), prefix);
     let limit = query.limit.clamp(1, 1000) as usize;
-    let mut page = DevicePage { devices: Vec::new(), next: None };
+    let mut page = DevicePage {
+        devices: Vec::new(),
+        next: None,
+    };
     let mut seen = 0;
     let mut damaged = None;
     view.scan(&from, &to, &mut |row_key, value| {
@@ -125,7 +131,9 @@ fn wanted(query: &ListQuery, view: &DeviceView) -> bool {
 /// The evidence of a telemetry row that is still there.
 pub fn receipt_of(shared: &GroupShared, key: &DeviceKey, seq: u64) -> Option<Receipt> {
     let bytes = shared.store.get(&shared.space().telemetry(key, seq)).ok()??;
-    rows::decode_telemetry(shared.shard, seq, &bytes).ok().map(|row| row.receipt)
+    rows::decode_telemetry(shared.shard, seq, &bytes)
+        .ok()
+        .map(|row| row.receipt)
 }
 
 /// What became of an entry: its index is applied under the receipt's term, under another one, or
@@ -138,7 +146,11 @@ pub fn receipt_state(shared: &GroupShared, receipt: &Receipt) -> ReceiptState {
         if receipt.index > meta.applied_index() {
             // Nothing of an older term can still be committed beyond what is applied.
             let current = meta.terms.last().map_or(0, |(term, _)| *term);
-            return if receipt.term < current { ReceiptState::Absent } else { ReceiptState::Unknown };
+            return if receipt.term < current {
+                ReceiptState::Absent
+            } else {
+                ReceiptState::Unknown
+            };
         }
         match meta.term_at(receipt.index) {
             Some(term) if term == receipt.term => ReceiptState::Committed,
@@ -147,4 +159,3 @@ pub fn receipt_state(shared: &GroupShared, receipt: &Receipt) -> ReceiptState {
         }
     })
 }
-

@@ -82,15 +82,31 @@ struct TelemetryValue {
 }
 
 pub fn encode_telemetry(at: Timestamp, position: Position, will: bool, telemetry: &Telemetry) -> Vec<u8> {
-    codec::encode(&TelemetryValueRef { at, position, will, telemetry })
+    codec::encode(&TelemetryValueRef {
+        at,
+        position,
+        will,
+        telemetry,
+    })
 }
 
 /// # Errors
 /// The bytes are damaged.
 pub fn decode_telemetry(shard: ShardId, seq: u64, bytes: &[u8]) -> io::Result<TelemetryRow> {
     let value: TelemetryValue = codec::decode(bytes).map_err(invalid)?;
-    let receipt = Receipt { shard, term: value.position.term, index: value.position.index, seq };
-    Ok(TelemetryRow { seq, enqueued_at: value.at, receipt, will: value.will, telemetry: value.telemetry })
+    let receipt = Receipt {
+        shard,
+        term: value.position.term,
+        index: value.position.index,
+        seq,
+    };
+    Ok(TelemetryRow {
+        seq,
+        enqueued_at: value.at,
+        receipt,
+        will: value.will,
+        telemetry: value.telemetry,
+    })
 }
 
 /// What the indexes hold of a device; taken before and after a change.
@@ -102,8 +118,13 @@ pub struct Indexed {
 
 impl Indexed {
     pub fn of(state: &DeviceState) -> Self {
-        let gateway = state.connected_via().zip(state.session.as_deref().map(|s| s.generation));
-        Self { due: state.due(), gateway }
+        let gateway = state
+            .connected_via()
+            .zip(state.session.as_deref().map(|s| s.generation));
+        Self {
+            due: state.due(),
+            gateway,
+        }
     }
 
     fn dues(&self) -> [(DueKind, Option<Timestamp>); 3] {
@@ -120,7 +141,11 @@ impl Indexed {
             return;
         }
         let space = rows.space;
-        let due = |what, at| DueRow { what, at, device: key.clone() };
+        let due = |what, at| DueRow {
+            what,
+            at,
+            device: key.clone(),
+        };
         for ((kind, old), (_, new)) in self.dues().into_iter().zip(after.dues()) {
             if old == new {
                 continue;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use actors::device::Command;
 use actors::id::{DeviceKey, Gateway, NodeId};
 use actors::ports::{CallError, Downlink, ReplyTo, Store};
-use actors::shell::{HostCounts, HostLimits, HostParts, Rules, ShardHost, on_this_local_set};
+use actors::shell::{on_this_local_set, HostCounts, HostLimits, HostParts, Rules, ShardHost};
 use actors::time::Clock;
 use tokio::sync::{mpsc, watch};
 
@@ -37,7 +37,11 @@ const TRANSFER_DEADLINE_MS: u64 = 2_000;
 
 /// What a shard's replica can be asked from any thread.
 pub enum ShardMsg {
-    Call { key: DeviceKey, command: Command, reply: ReplyTo },
+    Call {
+        key: DeviceKey,
+        command: Command,
+        reply: ReplyTo,
+    },
     /// Reads that need no single device: run behind everything submitted, at the leader.
     Barrier(Barrier),
     /// Settle what is pending and hand leadership to `to`.
@@ -66,9 +70,14 @@ impl ShardHandle {
         use mpsc::error::TrySendError::{Closed, Full};
         match self.tx.try_send(message) {
             Ok(()) => {}
-            Err(Full(message)) => message.refuse(CallError::Overloaded { what: "shard queue".into() }),
+            Err(Full(message)) => message.refuse(CallError::Overloaded {
+                what: "shard queue".into(),
+            }),
             Err(Closed(message)) => {
-                message.refuse(CallError::NotLeader { shard: self.group.shard, leader: None });
+                message.refuse(CallError::NotLeader {
+                    shard: self.group.shard,
+                    leader: None,
+                });
             }
         }
     }
@@ -146,9 +155,15 @@ impl Runtime {
         let roles = internal.clone();
         let watched = group.clone();
         let watcher = tokio::task::spawn_local(async move {
-            watched.follow_role(|role| roles.send(Internal::Role(role)).is_ok()).await;
+            watched
+                .follow_role(|role| roles.send(Internal::Role(role)).is_ok())
+                .await;
         });
-        let role = Role { leader: None, term: 0, leading: false };
+        let role = Role {
+            leader: None,
+            term: 0,
+            leading: false,
+        };
         let mut runtime = Runtime {
             group,
             env: env.clone(),
@@ -253,7 +268,11 @@ impl Runtime {
     fn serve(&mut self) {
         let env = &self.env;
         let downlink = env.downlink.clone();
-        let journal = ShardJournal::new(self.group.clone(), env.clock.clone(), Rc::new(move |note| downlink(note)));
+        let journal = ShardJournal::new(
+            self.group.clone(),
+            env.clock.clone(),
+            Rc::new(move |note| downlink(note)),
+        );
         let (attempt, internal) = (self.attempt, self.internal.clone());
         let (run, stop) = (journal.clone(), env.stop.clone());
         tokio::task::spawn_local(async move {
@@ -298,14 +317,19 @@ impl Runtime {
     }
 
     fn not_leader(&self) -> CallError {
-        CallError::NotLeader { shard: self.group.shard, leader: self.role.leader.filter(|l| *l != self.group.node) }
+        CallError::NotLeader {
+            shard: self.group.shard,
+            leader: self.role.leader.filter(|l| *l != self.group.node),
+        }
     }
 
     fn on_message(&mut self, message: ShardMsg) {
         match &mut self.lead {
             Lead::Following => message.refuse(self.not_leader()),
             Lead::Recovering { .. } if self.waiting.len() >= self.env.config.shard_queue_max => {
-                message.refuse(CallError::Overloaded { what: "shard queue".into() });
+                message.refuse(CallError::Overloaded {
+                    what: "shard queue".into(),
+                });
             }
             Lead::Recovering { .. } => self.waiting.push_back(message),
             Lead::Serving(serving) => match message {
@@ -327,13 +351,19 @@ impl Runtime {
         }
         tracing::info!(shard = %self.group.shard, to, "handing leadership over");
         serving.journal.hold(true);
-        self.hand_over = Some(HandOver { to, since_ms: self.env.clock.monotonic_ms(), asked: false });
+        self.hand_over = Some(HandOver {
+            to,
+            since_ms: self.env.clock.monotonic_ms(),
+            asked: false,
+        });
         self.go_on_with_hand_over();
     }
 
     /// Asks the successor once nothing is in flight; leads on when it does not take over in time.
     fn go_on_with_hand_over(&mut self) {
-        let (Some(hand_over), Lead::Serving(serving)) = (&mut self.hand_over, &self.lead) else { return };
+        let (Some(hand_over), Lead::Serving(serving)) = (&mut self.hand_over, &self.lead) else {
+            return;
+        };
         let now = self.env.clock.monotonic_ms();
         if now.saturating_sub(hand_over.since_ms) > TRANSFER_DEADLINE_MS {
             tracing::warn!(shard = %self.group.shard, to = hand_over.to, "successor did not take over, leading on");

@@ -248,7 +248,11 @@ pub fn parse_device(key: &[u8]) -> Option<DeviceKey> {
 pub fn parse_due(key: &[u8]) -> Option<DueRow> {
     let (what, rest) = after_kind(key, DUE)?.split_first()?;
     let (at, rest) = take_u64(rest)?;
-    Some(DueRow { at: Timestamp(at), what: DueKind::of(*what)?, device: take_device(rest)? })
+    Some(DueRow {
+        at: Timestamp(at),
+        what: DueKind::of(*what)?,
+        device: take_device(rest)?,
+    })
 }
 
 /// `None` if the key names something else.

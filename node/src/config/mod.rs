@@ -240,6 +240,7 @@ impl NodeConfig {
 
     pub fn cluster_config(&self) -> ClusterConfig {
         ClusterConfig {
+            seed: rand::random(),
             cluster_id: self.cluster.id.clone(),
             secret: self.cluster.secret.clone(),
             node_id: self.node.id,

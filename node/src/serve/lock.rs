@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-const NAME: &str = "node.lock";
+const NAME: &str = "node.pid";
 
 /// Held for as long as the node runs.
 #[derive(Debug)]
