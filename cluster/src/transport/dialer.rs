@@ -3,7 +3,6 @@
 //! On the Control class it also finds out what the end of a connection means for the peer's
 //! process, and tells the handler.
 
-use std::future::Future;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -290,23 +289,17 @@ async fn read(
 }
 
 /// Returns when nothing was heard for too long; calls `tick` every now and then until it does.
-pub(super) fn silence<'a>(
-    clock: &'a dyn Clock,
-    heard_ms: &'a AtomicU64,
-    tick: impl Fn() + Send + 'a,
-) -> impl Future<Output = ()> + Send + 'a {
-    async move {
-        let mut suspected = false;
-        loop {
-            tokio::time::sleep(KEEP_ALIVE_TICK).await;
-            tick();
-            let silent = clock.monotonic_ms().saturating_sub(heard_ms.load(Relaxed)) > SILENCE_MS_MAX;
-            // Twice: when this process stood still, what has arrived meanwhile is read first.
-            if silent && suspected {
-                return;
-            }
-            suspected = silent;
+pub(super) async fn silence(clock: &dyn Clock, heard_ms: &AtomicU64, tick: impl Fn() + Send) {
+    let mut suspected = false;
+    loop {
+        tokio::time::sleep(KEEP_ALIVE_TICK).await;
+        tick();
+        let silent = clock.monotonic_ms().saturating_sub(heard_ms.load(Relaxed)) > SILENCE_MS_MAX;
+        // Twice: when this process stood still, what has arrived meanwhile is read first.
+        if silent && suspected {
+            return;
         }
+        suspected = silent;
     }
 }
 

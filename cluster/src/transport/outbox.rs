@@ -54,11 +54,7 @@ impl Outbox {
         let size = MESSAGE_HEADER_LEN + body.len();
         let limit = FRAME_HEADER_LEN + self.payload_bytes_max.min(FRAME_BYTES_SOFT);
         let idle = self.chunks.is_empty();
-        if !self
-            .chunks
-            .back()
-            .is_some_and(|chunk| chunk.frame.len() + size <= limit)
-        {
+        if self.chunks.back().is_none_or(|chunk| chunk.frame.len() + size > limit) {
             let mut frame = std::mem::take(&mut self.spare);
             frame.resize(FRAME_HEADER_LEN, 0);
             self.chunks.push_back(Chunk { frame, last_request });
