@@ -244,7 +244,9 @@ fn a_damaged_length_is_refused_although_it_points_behind_the_end() {
     let killed = killed(root.path());
     let wal = files(&killed, "log").pop().unwrap();
     // The length of the first record: `checksum u32 | length u16 | type u8`.
-    damage_file(&wal, 5);
+    let mut bytes = std::fs::read(&wal).unwrap();
+    bytes[5] = 0x7f;
+    std::fs::write(&wal, bytes).unwrap();
     assert!(refused(&killed));
 }
 
@@ -281,4 +283,30 @@ fn a_damaged_table_is_refused_at_once() {
     drop(open(&dir));
     damage_file(&files(&dir, "sst")[0], 30);
     assert!(refused(&dir));
+}
+
+/// A panic ends the process through `fatal`; until then nobody waits for an answer in vain.
+#[test]
+fn a_completion_that_panics_is_fatal_and_leaves_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, fatal) = open_faulty(dir.path(), &Arc::new(Disk::default()));
+    let (tx, rx) = mpsc::channel::<()>();
+    log.submit(
+        append(A, 1, &["a"]),
+        Box::new(move |_| {
+            // Until the next operation is queued.
+            rx.recv().unwrap_err();
+            panic!("the panic of this test");
+        }),
+    );
+    let (answer, answered) = mpsc::channel();
+    log.submit(
+        append(A, 2, &["b"]),
+        Box::new(move |outcome| answer.send(outcome).unwrap()),
+    );
+    drop(tx);
+    answered.recv().unwrap_err();
+    log.close();
+    assert_eq!(fatal.load(Ordering::SeqCst), 1);
+    write(&log, append(A, 3, &["c"])).unwrap_err();
 }

@@ -127,6 +127,12 @@ impl Queue {
         Some(batch)
     }
 
+    /// Closes the queue and takes what nobody will write any more.
+    pub fn abandon(&self) -> VecDeque<Item> {
+        self.close();
+        std::mem::take(&mut self.lock().waiting)
+    }
+
     pub fn close(&self) {
         self.lock().closing = true;
         self.work.notify_all();

@@ -199,7 +199,8 @@ impl Drop for FailOnPanic {
                 .lock()
                 .failed
                 .get_or_insert_with(|| "the log writer panicked".into());
-            self.queue.close();
+            // Dropped without a call: nobody may be told anything any more, nor wait for ever.
+            drop(self.queue.abandon());
             (self.fatal)("the log writer panicked".into());
         }
     }
