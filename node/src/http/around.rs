@@ -33,7 +33,8 @@ pub async fn around(
     let trace = TraceContext::from_headers(request.headers().get(TRACEPARENT).and_then(|v| v.to_str().ok()));
     let id = request_id(request.headers(), &trace);
     let method = request.method().clone();
-    let span = tracing::info_span!("http", %method, path = request.path(), trace_id = %trace.trace_id_text());
+    // At the level of errors, so that no filter that lets a line through takes its trace away.
+    let span = tracing::error_span!("http", %method, path = request.path(), trace_id = %trace.trace_id_text());
     let inner = AssertUnwindSafe(next.call(request)).catch_unwind();
     let outcome = trace::scope(trace, inner).instrument(span.clone()).await;
     let _entered = span.enter();

@@ -100,7 +100,10 @@ fn term(filter: &mut Filter, word: &str) -> Result<(), (usize, String)> {
 mod tests {
     use super::*;
 
-    fn check(text: &str, expected: Result<(Option<&str>, Option<Status>, Option<bool>), usize>) {
+    type Terms<'a> = (Option<&'a str>, Option<Status>, Option<bool>);
+
+    /// The terms, or the position of the mistake.
+    fn check(text: &str, expected: Result<Terms<'_>, usize>) {
         let got = parse(text)
             .map(|f| (f.id_prefix, f.status, f.connected))
             .map_err(|e| e.position);

@@ -48,7 +48,7 @@ pub struct TelemetryItem {
     /// The payload as it came, when it is JSON (by its content type, or because it parses), at most
     /// 64 levels deep and with numbers that fit 64 bits.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>)]
     pub body: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_base64: Option<String>,

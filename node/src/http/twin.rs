@@ -20,13 +20,13 @@ use super::stamp;
 #[serde(deny_unknown_fields)]
 pub struct TwinBody {
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Object, required = false)]
     tags: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Object, required = false)]
     desired: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<Object>, read_only)]
+    #[schema(value_type = Object, required = false, read_only)]
     reported: Option<Box<RawValue>>,
 }
 

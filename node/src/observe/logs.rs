@@ -136,4 +136,31 @@ mod tests {
         assert!(matches!(init(&file), Err(LogError::File { .. })));
         assert!("xml".parse::<LogFormat>().is_err());
     }
+
+    /// The only test that sets logging up: it counts for the whole process.
+    #[test]
+    fn lines_are_json_carry_their_trace_and_follow_the_filter() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.log");
+        let config = LogConfig {
+            format: LogFormat::Json,
+            filter: "off".into(),
+            file: Some(path.clone()),
+        };
+        let handle = init(&config).unwrap();
+        tracing::error!(target: "logtest", "unseen");
+        handle.set_filter("off,logtest=info").unwrap();
+        assert!(handle.set_filter("=x=").is_err());
+        tracing::info_span!(target: "logtest", "http", trace_id = "abc")
+            .in_scope(|| tracing::info!(target: "logtest", shard = 3, "seen"));
+        tracing::debug!(target: "logtest", "unseen");
+        handle.set_filter("off").unwrap();
+        tracing::error!(target: "logtest", "unseen");
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 1, "{text}");
+        assert_eq!((&lines[0]["message"], &lines[0]["shard"]), (&"seen".into(), &3.into()));
+        assert_eq!(lines[0]["span"]["trace_id"], "abc");
+        assert!(matches!(init(&config), Err(LogError::Twice)));
+    }
 }

@@ -4,10 +4,14 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use actix_web::{web, App as WebApp};
 use serde_json::Value;
 
 use super::{edge, edge_with, send, TOKEN};
-use crate::http::routes::API;
+use crate::http::context::App;
+use crate::http::routes::{self, API, OPEN};
+use crate::http::{HttpConfig, Token};
+use crate::observe::metrics::Metrics;
 
 #[actix_web::test]
 async fn nothing_below_api_answers_without_the_token() {
@@ -65,6 +69,38 @@ async fn probes_metrics_and_description_are_open_on_loopback() {
     assert!(metrics.text.contains("process_resident_memory_bytes "));
     let description: Value = send(edge.bare("GET", "/openapi.json")).await.json();
     assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
+}
+
+/// From elsewhere they need the token, like everything else.
+#[actix_web::test]
+async fn probes_metrics_and_description_need_the_token_from_other_machines() {
+    use actix_web::test::{call_service, init_service, TestRequest};
+    let (metrics, _) = Metrics::detached().unwrap();
+    let app = App {
+        config: HttpConfig::new("127.0.0.1:0".parse().unwrap(), Token::new(TOKEN).unwrap()),
+        backend: std::sync::Arc::new(super::fake::Fake::default()),
+        metrics,
+        stopping: false.into(),
+        shard_count: tokio::sync::OnceCell::new(),
+    };
+    let service = init_service(WebApp::new().app_data(web::Data::new(app)).configure(routes::register)).await;
+    for (method, path) in OPEN {
+        for (peer, token, status) in [
+            ("10.0.0.1:5", None, 401),
+            ("10.0.0.1:5", Some(TOKEN), 200),
+            ("[::1]:5", None, 200),
+            ("[::ffff:127.0.0.1]:5", None, 200),
+        ] {
+            let mut request = TestRequest::with_uri(path)
+                .method(method.clone())
+                .peer_addr(peer.parse().unwrap());
+            if let Some(token) = token {
+                request = request.insert_header(("Authorization", format!("Bearer {token}")));
+            }
+            let answer = call_service(&service, request.to_request()).await;
+            assert_eq!(answer.status().as_u16(), status, "{path} from {peer}");
+        }
+    }
 }
 
 #[actix_web::test]
