@@ -328,15 +328,17 @@ impl InFlight {
         self.overloaded = matches!(error, CallError::Overloaded { .. });
         self.attempt = self.attempt.wrapping_add(1);
         for (offset, entry) in self.entries.iter_mut().enumerate() {
-            let unanswered = matches!(entry.state, State::Submitted(_));
-            // A read that overtook a lost write would not see it.
-            let overtaking_read = offset > from && entry.ordinal == 0 && entry.command.is_some();
-            if unanswered || offset == from || overtaking_read {
+            if offset == from || matches!(entry.state, State::Submitted(_)) {
                 entry.state = State::Waiting;
             }
         }
         let waiting = self.entries.iter().position(|e| matches!(e.state, State::Waiting));
         self.cursor = waiting.unwrap_or(self.entries.len());
+        // A read that overtook a lost write did not see it.
+        let later = self.entries.iter_mut().skip(self.cursor);
+        for read in later.filter(|e| e.ordinal == 0 && e.command.is_some()) {
+            read.state = State::Waiting;
+        }
         self.resend_at = Some(now + self.next_pause);
         self.next_pause = (self.next_pause * 2).min(self.pause.max);
     }

@@ -22,6 +22,17 @@ fn done() -> CallResult {
     })
 }
 
+/// What a read saw: so many writes.
+fn seen(writes: u64) -> CallResult {
+    Ok(Reply {
+        answer: Answer::Telemetry {
+            seq: writes,
+            repeated: false,
+        },
+        receipt: None,
+    })
+}
+
 fn not_leader() -> CallResult {
     Err(CallError::NotLeader {
         shard: ShardId(1),
@@ -60,6 +71,9 @@ struct World {
 impl World {
     fn arrive(&mut self, due: &Due) -> CallResult {
         let given = ordinal(&due.command);
+        if given == 0 {
+            return seen(self.last);
+        }
         if given > self.last + 1 {
             let expected = self.last + 1;
             return Err(CallError::Refused(Refusal::OrdinalGap { given, expected }));
@@ -99,15 +113,16 @@ proptest! {
         let mut now = Instant::now();
         let mut inflight = InFlight::new(1, PAUSE);
         let mut world = World::default();
-        let mut pushed = 0;
+        let (mut pushed, mut writes) = (0, 0);
         let mut answered = Vec::new();
         let calm = std::iter::repeat((7u8, 7u8, 0u8));
         for (network, answer, push) in choices.into_iter().chain(calm).take(5_000) {
             if pushed < commands && push % 2 == 0 {
                 pushed += 1;
                 if reads >> (pushed % 64) & 1 == 1 {
-                    inflight.push_read(After::TwinRead { rid: pushed.to_string() }, Command::ReadTwin, now);
+                    inflight.push_read(After::TwinRead { rid: writes.to_string() }, Command::ReadTwin, now);
                 } else {
+                    writes += 1;
                     write(&mut inflight, now);
                 }
             }
@@ -116,7 +131,9 @@ proptest! {
                 world.out.push_back(due);
             }
             world.step(network);
-            if !world.back.is_empty() {
+            // In bursts, so that answers overtake one another.
+            let burst = if answer % 4 == 3 { world.back.len() } else { 0 };
+            for _ in 0..burst {
                 let at = usize::from(answer) % world.back.len();
                 let (number, attempt, result) = world.back.swap_remove(at);
                 inflight.answered(number, attempt, result, now).unwrap();
@@ -125,7 +142,12 @@ proptest! {
                 inflight.leader_changed(now);
             }
             while let Some(finished) = inflight.pop_finished() {
-                prop_assert!(matches!(finished.outcome, Outcome::Device(Ok(_))));
+                let Outcome::Device(Ok(reply)) = finished.outcome else {
+                    return Err(TestCaseError::fail("a retryable failure came out"));
+                };
+                if let (After::TwinRead { rid }, Answer::Telemetry { seq, .. }) = (&finished.after, &reply.answer) {
+                    prop_assert!(*seq >= rid.parse::<u64>().unwrap(), "a read did not see the writes before it");
+                }
                 answered.push(finished.after);
             }
         }
