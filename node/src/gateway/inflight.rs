@@ -125,6 +125,7 @@ const FORMER_LEADER_GRACE: Duration = Duration::from_millis(500);
 pub struct InFlight {
     generation: u64,
     entries: VecDeque<Entry>,
+    unacknowledged: usize,
     /// Number of the front entry; numbers are never reused.
     first: u64,
     next_ordinal: u64,
@@ -144,6 +145,7 @@ impl InFlight {
         Self {
             generation,
             entries: VecDeque::new(),
+            unacknowledged: 0,
             first: 1,
             next_ordinal: 1,
             attempt: 1,
@@ -166,7 +168,7 @@ impl InFlight {
 
     /// QoS 1 publishes without PUBACK.
     pub fn unacknowledged(&self) -> usize {
-        self.entries.iter().filter(|e| e.after.publish_id().is_some()).count()
+        self.unacknowledged
     }
 
     /// The digest of the publish that holds this packet id.
@@ -192,7 +194,7 @@ impl InFlight {
             generation: self.generation,
             ordinal,
         };
-        self.entries.push_back(Entry {
+        self.append(Entry {
             command: Some(command(fence)),
             ordinal,
             state: State::Waiting,
@@ -205,7 +207,7 @@ impl InFlight {
 
     /// Takes a read: no ordinal.
     pub fn push_read(&mut self, after: After, command: Command, now: Instant) {
-        self.entries.push_back(Entry {
+        self.append(Entry {
             command: Some(command),
             ordinal: 0,
             state: State::Waiting,
@@ -218,7 +220,7 @@ impl InFlight {
 
     /// Takes an answer that only waits for its turn.
     pub fn push_local(&mut self, after: After, outcome: Outcome, now: Instant) {
-        self.entries.push_back(Entry {
+        self.append(Entry {
             command: None,
             ordinal: 0,
             state: State::Done(outcome),
@@ -227,6 +229,11 @@ impl InFlight {
             bytes: 0,
             since: now,
         });
+    }
+
+    fn append(&mut self, entry: Entry) {
+        self.unacknowledged += usize::from(entry.after.publish_id().is_some());
+        self.entries.push_back(entry);
     }
 
     /// The next command to submit, if any may be submitted now.
@@ -353,6 +360,7 @@ impl InFlight {
             return None;
         }
         let entry = self.entries.pop_front()?;
+        self.unacknowledged -= usize::from(entry.after.publish_id().is_some());
         self.first += 1;
         self.cursor = self.cursor.saturating_sub(1);
         if entry.command.is_some() {

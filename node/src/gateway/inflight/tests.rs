@@ -1,4 +1,5 @@
 //! Whatever happens on the way, every command is carried out once, and answered in order.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
