@@ -137,6 +137,9 @@ pub struct InFlight {
     pause: Pause,
     next_pause: Duration,
     overloaded: bool,
+    /// After going back, one command goes ahead of the others: what cannot be carried out yet is
+    /// not sent a windowful at a time.
+    probing: bool,
     suspicion: Option<Suspicion>,
 }
 
@@ -154,6 +157,7 @@ impl InFlight {
             pause,
             next_pause: pause.min,
             overloaded: false,
+            probing: false,
             suspicion: None,
         }
     }
@@ -243,6 +247,9 @@ impl InFlight {
             return None;
         }
         self.resend_at = None;
+        if self.probing && self.entries.iter().any(|e| matches!(e.state, State::Submitted(_))) {
+            return None;
+        }
         while let Some(entry) = self.entries.get_mut(self.cursor) {
             let number = self.first + self.cursor as u64;
             self.cursor += 1;
@@ -275,6 +282,7 @@ impl InFlight {
         }
         let error = match result {
             Ok(_) => {
+                self.probing = false;
                 self.entries[offset].state = State::Done(Outcome::Device(result));
                 return Ok(());
             }
@@ -297,6 +305,7 @@ impl InFlight {
                     // Its ordinal was not consumed, so that all later ones would be gaps.
                     return Err(End::Broken("refused_without_ordinal"));
                 }
+                self.probing = false;
                 self.entries[offset].state = State::Done(Outcome::Device(Err(error)));
                 Ok(())
             }
@@ -334,6 +343,7 @@ impl InFlight {
         super::metrics::resend(reasons::retry_label(error));
         self.overloaded = matches!(error, CallError::Overloaded { .. });
         self.attempt = self.attempt.wrapping_add(1);
+        self.probing = true;
         for (offset, entry) in self.entries.iter_mut().enumerate() {
             if offset == from || matches!(entry.state, State::Submitted(_)) {
                 entry.state = State::Waiting;
