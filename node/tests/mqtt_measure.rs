@@ -64,7 +64,7 @@ fn publish_rate() {
                 sent += 1;
             }
             lamp.raw.send(&batch).await;
-            for _ in acknowledged..sent {
+            while acknowledged < sent {
                 lamp.puback().await;
                 acknowledged += 1;
             }

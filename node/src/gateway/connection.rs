@@ -4,12 +4,10 @@
 //! packets that are here, submits their commands, and writes everything in one go. What a packet
 //! means is decided in `publish`, `subscribe` and `twin`; what may be sent again in `inflight`.
 
-use std::future::{poll_fn, Future};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use actors::device::{CloseCause, Command, Subscription};
+use actors::device::{Command, Subscription};
 use actors::id::DeviceKey;
 use actors::ports::{CallError, CallResult, Downlink, DownlinkBody, ReplyTo};
 use actors::wire::topic;
@@ -20,19 +18,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::downlink::{granted, Down};
 use super::handshake::Admitted;
 use super::inflight::{InFlight, Pause};
-use super::mailbox::{Answered, Mailbox, Stop};
+use super::mailbox::{Answered, Stop};
+use super::metrics;
 use super::proto::{Incoming, Outgoing, Protocol};
 use super::reasons::{self, End, Violation};
+use super::session::SessionGuard;
 use super::shared::Shared;
 use super::socket::{Front, Socket};
-use super::{closer, metrics};
+use super::waiting::Alarm;
 
 /// The number under which the answer to an announcement comes; commands count from 1.
 const ANNOUNCEMENT: u64 = 0;
 /// Pause before an announcement is tried again.
 const ANNOUNCE_RETRY: Duration = Duration::from_millis(500);
-/// How often a 3.1.1 publish that found the node's budget used up is tried again.
-const HELD_RETRY: Duration = Duration::from_millis(20);
 
 pub struct Connection<S> {
     pub(super) shared: Arc<Shared>,
@@ -47,19 +45,17 @@ pub struct Connection<S> {
     pub(super) held: Option<Box<Publish>>,
     pub(super) now: Instant,
     /// Silence after which the client is taken for gone.
-    silence_max: Option<Duration>,
-    heard_at: Instant,
+    pub(super) silence_max: Option<Duration>,
+    pub(super) heard_at: Instant,
     expiry_secs: u32,
     /// Set once nothing more is read from the socket: how this ends when all is answered.
-    ending: Option<End>,
+    pub(super) ending: Option<End>,
     /// The client said goodbye: nothing is said any more.
-    mute: bool,
+    pub(super) mute: bool,
     /// Since when the client has not read what it must.
-    slow_since: Option<Instant>,
-    announce_at: Option<Instant>,
-    sleep: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
-    /// When `sleep` fires; later than the next deadline never, earlier often.
-    armed: Option<Instant>,
+    pub(super) slow_since: Option<Instant>,
+    pub(super) announce_at: Option<Instant>,
+    pub(super) alarm: Alarm,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -73,14 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self {
             down: Down::new(&shared.limits, admitted.client_receive_maximum),
             inflight: InFlight::new(admitted.generation, pause),
-            session: SessionGuard {
-                shared: shared.clone(),
-                key: admitted.key.clone(),
-                generation: admitted.generation,
-                mailbox: admitted.mailbox,
-                cause: Some(CloseCause::Abrupt),
-                bytes: 0,
-            },
+            session: SessionGuard::new(&shared, &admitted.key, admitted.generation, admitted.mailbox),
             key: admitted.key,
             protocol: admitted.protocol,
             subscriptions: admitted.subscriptions,
@@ -95,8 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             mute: false,
             slow_since: None,
             announce_at: None,
-            sleep: None,
-            armed: None,
+            alarm: Alarm::default(),
         }
     }
 
@@ -282,17 +270,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Whether another packet may be looked at: there is room for what it causes.
-    fn takes_packets(&self) -> bool {
+    pub(super) fn takes_packets(&self) -> bool {
         let limits = &self.shared.limits;
-        !self.mute
+        // MQTT 5 clients that exceed the window are told; 3.1.1 ones know none and have to wait.
+        let window = usize::from(limits.receive_maximum);
+        let fits_window = self.protocol.is_v5() || self.inflight.unacknowledged() < window;
+        fits_window
+            && !self.mute
             && self.held.is_none()
             && self.inflight.len() < limits.in_flight_max
             && self.socket.output.len() <= limits.write_buffer_bytes_max
-    }
-
-    /// Whether the socket is read.
-    fn listens(&self) -> bool {
-        self.ending.is_none() && !self.socket.ended && self.takes_packets()
     }
 
     fn submit_due(&mut self) {
@@ -339,132 +326,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn check_deadlines(&mut self) -> Result<(), End> {
-        let limits = &self.shared.limits;
-        let passed = |since: Option<Instant>, after: Duration| since.is_some_and(|since| self.now >= since + after);
-        if passed(self.inflight.oldest(), limits.commit_timeout) {
-            return Err(self.inflight.unanswered());
-        }
-        if passed(self.slow_since, limits.slow_reader_timeout) {
-            return Err(End::SlowReader);
-        }
-        if !self.listens() {
-            // Silence that we caused is not the client's.
-            self.heard_at = self.now;
-        }
-        if self.silence_max.is_some_and(|max| passed(Some(self.heard_at), max)) {
-            return Err(End::KeepAlive);
-        }
-        Ok(())
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        let limits = &self.shared.limits;
-        let silence = self
-            .silence_max
-            .filter(|_| self.listens())
-            .map(|max| self.heard_at + max);
-        [
-            self.inflight.oldest().map(|since| since + limits.commit_timeout),
-            self.inflight.resend_at(),
-            self.slow_since.map(|since| since + limits.slow_reader_timeout),
-            self.announce_at,
-            self.held.as_ref().map(|_| self.now + HELD_RETRY),
-            silence,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    /// Until there is something to do. Writes meanwhile what the client takes.
-    async fn wait(&mut self) {
-        poll_fn(|cx| {
-            let noted = self.session.mailbox.poll(cx.waker());
-            let wrote = self.poll_write(cx);
-            let read = self.poll_read(cx);
-            let late = self.poll_clock(cx);
-            if noted || wrote || read || late {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.mute {
-            self.socket.output.clear();
-            return false;
-        }
-        if self.socket.output.is_empty() {
-            return false;
-        }
-        let before = self.socket.output.len();
-        let full = !self.takes_packets();
-        let polled = self.socket.poll_flush(cx);
-        let left = self.socket.output.len();
-        match polled {
-            Poll::Ready(Ok(())) => {
-                self.slow_since = None;
-                // Room again for packets or downlinks that waited for it.
-                full || self.down.is_waiting()
-            }
-            Poll::Ready(Err(_)) => {
-                // Nobody hears us; what was received is still carried out.
-                self.socket.ended = true;
-                self.mute = true;
-                self.ending.get_or_insert(End::Lost);
-                true
-            }
-            Poll::Pending => {
-                let over = left > self.shared.limits.write_buffer_bytes_max;
-                if left < before && !over {
-                    self.slow_since = None;
-                }
-                self.slow_since.get_or_insert_with(Instant::now);
-                false
-            }
-        }
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.listens() {
-            return false;
-        }
-        match self.socket.poll_fill(cx) {
-            Poll::Ready(bytes) => {
-                if bytes > 0 {
-                    self.heard_at = Instant::now();
-                }
-                true
-            }
-            Poll::Pending => false,
-        }
-    }
-
-    fn poll_clock(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = self.next_deadline() else {
-            return false;
-        };
-        if self.armed.is_none_or(|armed| deadline < armed) {
-            self.armed = Some(deadline);
-            match &mut self.sleep {
-                Some(sleep) => sleep.as_mut().reset(deadline.into()),
-                None => self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline.into()))),
-            }
-        }
-        let fired = self
-            .sleep
-            .as_mut()
-            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
-        if fired {
-            self.armed = None;
-        }
-        fired
-    }
-
     async fn finish(mut self, end: End) {
         metrics::ended(end.label());
         tracing::debug!(device = %self.key, generation = self.session.generation, reason = end.label(), "connection ended");
@@ -477,46 +338,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Self { socket, session, .. } = self;
         session.end(end.close_cause());
         socket.close_gently(linger).await;
-    }
-}
-
-/// What a connection holds on behalf of its session, given back however it ends: even a panic
-/// leaves no ghost.
-pub(super) struct SessionGuard {
-    shared: Arc<Shared>,
-    key: DeviceKey,
-    generation: u64,
-    mailbox: Arc<Mailbox>,
-    cause: Option<CloseCause>,
-    /// Of the node's budget.
-    bytes: usize,
-}
-
-impl SessionGuard {
-    pub(super) fn take(&mut self, bytes: usize) -> bool {
-        let taken = self.shared.in_flight_bytes.take(bytes);
-        if taken {
-            self.bytes += bytes;
-        }
-        taken
-    }
-
-    fn give_back(&mut self, bytes: usize) {
-        self.bytes -= bytes;
-        self.shared.in_flight_bytes.give_back(bytes);
-    }
-
-    fn end(mut self, cause: Option<CloseCause>) {
-        self.cause = cause;
-    }
-}
-
-impl Drop for SessionGuard {
-    fn drop(&mut self) {
-        self.shared.in_flight_bytes.give_back(self.bytes);
-        self.shared.registry.remove(&self.key, &self.mailbox);
-        if let Some(cause) = self.cause.take() {
-            closer::close(&self.shared, self.key.clone(), self.generation, cause);
-        }
     }
 }

@@ -1,8 +1,7 @@
 //! CONNECT: from the first byte of a connection to a committed session and its CONNACK.
 //!
-//! Nothing is believed here yet: little is read, little is kept, and there is a deadline.
+//! Who it is, whether it may, and a session generation that is committed before the CONNACK.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -13,19 +12,18 @@ use actors::id::{DeviceId, DeviceKey};
 use actors::ports::CallError;
 use actors::wire::topic;
 use bytes::BytesMut;
-use bytestring::ByteString;
 use rmqtt_codec::types::QoS;
 use rmqtt_codec::{v3, v5};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::codec::Decoder;
 
 use super::auth::{Credentials, Verdict};
+use super::connect::{read_connect, Refused, Request, WillRequest};
 use super::mailbox::Mailbox;
 use super::port::ask;
 use super::proto::Protocol;
-use super::reasons::{self, NoEntry, Violation};
+use super::reasons::{self, NoEntry};
 use super::shared::Shared;
-use super::socket::{Front, Socket};
+use super::socket::Socket;
 use super::{closer, metrics};
 
 /// A client with a committed session.
@@ -41,29 +39,6 @@ pub struct Admitted {
     pub expiry_secs: u32,
     /// QoS 1 downlinks the client takes unacknowledged.
     pub client_receive_maximum: u16,
-}
-
-/// What a CONNECT asks for, in either version.
-struct Request {
-    client_id: ByteString,
-    clean_start: bool,
-    expiry_secs: u32,
-    keep_alive_secs: u16,
-    username: Option<ByteString>,
-    password: Option<bytes::Bytes>,
-    will: Option<WillRequest>,
-    client_receive_maximum: u16,
-    user_properties: usize,
-    auth_method: bool,
-}
-
-struct WillRequest {
-    qos: QoS,
-    topic: ByteString,
-    payload: bytes::Bytes,
-    delay_secs: u32,
-    content_type: Option<ByteString>,
-    properties: v5::UserProperties,
 }
 
 /// `None`: the connection is to be closed; an answer, if there is one, is in the output.
@@ -90,13 +65,6 @@ where
             None
         }
     }
-}
-
-enum Refused {
-    /// Not even MQTT: closed without a word.
-    Silently(&'static str),
-    /// A CONNECT, of this protocol level.
-    Told(u8, NoEntry),
 }
 
 fn refuse(refused: Refused, out: &mut BytesMut) {
@@ -127,158 +95,6 @@ fn say_no(protocol: &mut Protocol, no: NoEntry, out: &mut BytesMut) {
         reason_code: no.code5(),
         ..v5::ConnectAck::default()
     });
-}
-
-async fn read_connect<S>(shared: &Shared, socket: &mut Socket<S>) -> Result<(Protocol, Request), Refused>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let limits = &shared.limits;
-    let whole = async {
-        loop {
-            if let Some(decided) = look(&socket.input, limits.connect_bytes_max) {
-                return decided;
-            }
-            if poll_fn(|cx| socket.poll_fill(cx)).await == 0 {
-                return Err(Refused::Silently("closed_before_connect"));
-            }
-        }
-    };
-    let level = tokio::time::timeout(limits.connect_timeout, whole)
-        .await
-        .unwrap_or(Err(Refused::Silently("connect_timeout")))?;
-    decode(level, shared, &mut socket.input)
-}
-
-/// Judges what is there of the first packet: `None` while more is needed, else its protocol level
-/// once all of it is here.
-fn look(input: &[u8], bytes_max: u32) -> Option<Result<u8, Refused>> {
-    const CONNECT: u8 = 0x10;
-    if input.first().is_some_and(|first| *first != CONNECT) {
-        return Some(Err(Refused::Silently("first_packet_not_connect")));
-    }
-    let (header, remaining, whole) = match super::socket::front(input) {
-        Front::Partial => return None,
-        Front::Malformed => return Some(Err(Refused::Silently("malformed"))),
-        Front::Packet {
-            header,
-            remaining,
-            whole,
-            ..
-        } => (header, remaining, whole),
-    };
-    let body = &input[header..];
-    let level = protocol_level(body);
-    if remaining > bytes_max {
-        // At once, with what is known of the version by now.
-        return Some(Err(match level {
-            Some(Ok(level)) => Refused::Told(level, NoEntry::PacketTooLarge),
-            _ => Refused::Silently("packet_too_large"),
-        }));
-    }
-    match level {
-        Some(Ok(level @ (4 | 5))) => whole.then_some(Ok(level)),
-        Some(Ok(level)) => Some(Err(Refused::Told(level, NoEntry::UnsupportedProtocol))),
-        Some(Err(())) => Some(Err(Refused::Silently("not_mqtt"))),
-        None if whole => Some(Err(Refused::Silently("malformed"))),
-        None => None,
-    }
-}
-
-/// `None` while it is not there yet, `Err` when this is no MQTT.
-fn protocol_level(body: &[u8]) -> Option<Result<u8, ()>> {
-    let [high, low, rest @ ..] = body else {
-        return None;
-    };
-    let name: &[u8] = match u16::from_be_bytes([*high, *low]) {
-        4 => b"MQTT",
-        6 => b"MQIsdp",
-        _ => return Some(Err(())),
-    };
-    let there = rest.len().min(name.len());
-    if rest[..there] != name[..there] {
-        return Some(Err(()));
-    }
-    rest.get(name.len()).copied().map(Ok)
-}
-
-fn decode(level: u8, shared: &Shared, input: &mut BytesMut) -> Result<(Protocol, Request), Refused> {
-    let limits = &shared.limits;
-    let malformed = |_| Refused::Told(level, NoEntry::Malformed);
-    if level == 5 {
-        let mut codec = v5::Codec::new(limits.packet_bytes_max, 0);
-        let Some((v5::Packet::Connect(connect), _)) = codec.decode(input).map_err(malformed)? else {
-            return Err(Refused::Told(level, NoEntry::Malformed));
-        };
-        if let Some(max) = connect.max_packet_size {
-            codec.set_max_outbound_size(max.get());
-        }
-        return Ok((Protocol::V5(codec), request5(*connect)));
-    }
-    // Fixed header, "MQTT", level, flags: a password needs a user name in 3.1.1, which the codec
-    // does not check.
-    let flags = match super::socket::front(input) {
-        Front::Packet { header, .. } => input.get(header + 7).copied().unwrap_or(0),
-        _ => 0,
-    };
-    let mut codec = v3::Codec::new(limits.packet_bytes_max);
-    let decoded = codec.decode(input).map_err(|error| match error {
-        rmqtt_codec::error::DecodeError::InvalidClientId => Refused::Told(level, NoEntry::BadClientId),
-        _ => Refused::Told(level, NoEntry::Malformed),
-    })?;
-    match decoded {
-        Some((v3::Packet::Connect(connect), _)) if flags & 0xc0 != 0x40 => {
-            Ok((Protocol::V3(codec), request3(*connect)))
-        }
-        _ => Err(Refused::Told(level, NoEntry::Malformed)),
-    }
-}
-
-fn request3(connect: v3::Connect) -> Request {
-    Request {
-        client_id: connect.client_id,
-        clean_start: connect.clean_session,
-        // A 3.1.1 session without clean start lasts as long as the policy allows.
-        expiry_secs: if connect.clean_session { 0 } else { u32::MAX },
-        keep_alive_secs: connect.keep_alive,
-        username: connect.username,
-        password: connect.password,
-        will: connect.last_will.map(|will| WillRequest {
-            // Wills become telemetry, whatever their QoS; 3.1.1 cannot be told.
-            qos: will.qos.less_value(QoS::AtLeastOnce),
-            topic: will.topic,
-            payload: will.message,
-            delay_secs: 0,
-            content_type: None,
-            properties: Vec::new(),
-        }),
-        client_receive_maximum: u16::MAX,
-        user_properties: 0,
-        auth_method: false,
-    }
-}
-
-fn request5(connect: v5::Connect) -> Request {
-    Request {
-        client_id: connect.client_id,
-        clean_start: connect.clean_start,
-        expiry_secs: connect.session_expiry_interval_secs,
-        keep_alive_secs: connect.keep_alive,
-        username: connect.username,
-        password: connect.password,
-        user_properties: connect.user_properties.len()
-            + connect.last_will.as_ref().map_or(0, |will| will.user_properties.len()),
-        will: connect.last_will.map(|will| WillRequest {
-            qos: will.qos,
-            topic: will.topic,
-            payload: will.message,
-            delay_secs: will.will_delay_interval_sec.unwrap_or(0),
-            content_type: will.content_type,
-            properties: will.user_properties,
-        }),
-        client_receive_maximum: connect.receive_max.map_or(u16::MAX, NonZeroU16::get),
-        auth_method: connect.auth_method.is_some() || connect.auth_data.is_some(),
-    }
 }
 
 struct Opened {
@@ -480,15 +296,5 @@ fn accept(shared: &Shared, mut protocol: Protocol, request: &Request, opened: Op
         keep_alive_secs: opened.keep_alive_secs,
         expiry_secs: opened.expiry_secs,
         client_receive_maximum: request.client_receive_maximum,
-    }
-}
-
-impl From<Violation> for NoEntry {
-    fn from(violation: Violation) -> Self {
-        match violation {
-            Violation::PacketTooLarge => NoEntry::PacketTooLarge,
-            Violation::Malformed => NoEntry::Malformed,
-            _ => NoEntry::Protocol,
-        }
     }
 }

@@ -125,6 +125,7 @@ const FORMER_LEADER_GRACE: Duration = Duration::from_millis(500);
 pub struct InFlight {
     generation: u64,
     entries: VecDeque<Entry>,
+    unacknowledged: usize,
     /// Number of the front entry; numbers are never reused.
     first: u64,
     next_ordinal: u64,
@@ -136,6 +137,9 @@ pub struct InFlight {
     pause: Pause,
     next_pause: Duration,
     overloaded: bool,
+    /// After going back, one command goes ahead of the others: what cannot be carried out yet is
+    /// not sent a windowful at a time.
+    probing: bool,
     suspicion: Option<Suspicion>,
 }
 
@@ -144,6 +148,7 @@ impl InFlight {
         Self {
             generation,
             entries: VecDeque::new(),
+            unacknowledged: 0,
             first: 1,
             next_ordinal: 1,
             attempt: 1,
@@ -152,6 +157,7 @@ impl InFlight {
             pause,
             next_pause: pause.min,
             overloaded: false,
+            probing: false,
             suspicion: None,
         }
     }
@@ -166,7 +172,7 @@ impl InFlight {
 
     /// QoS 1 publishes without PUBACK.
     pub fn unacknowledged(&self) -> usize {
-        self.entries.iter().filter(|e| e.after.publish_id().is_some()).count()
+        self.unacknowledged
     }
 
     /// The digest of the publish that holds this packet id.
@@ -192,7 +198,7 @@ impl InFlight {
             generation: self.generation,
             ordinal,
         };
-        self.entries.push_back(Entry {
+        self.append(Entry {
             command: Some(command(fence)),
             ordinal,
             state: State::Waiting,
@@ -205,7 +211,7 @@ impl InFlight {
 
     /// Takes a read: no ordinal.
     pub fn push_read(&mut self, after: After, command: Command, now: Instant) {
-        self.entries.push_back(Entry {
+        self.append(Entry {
             command: Some(command),
             ordinal: 0,
             state: State::Waiting,
@@ -218,7 +224,7 @@ impl InFlight {
 
     /// Takes an answer that only waits for its turn.
     pub fn push_local(&mut self, after: After, outcome: Outcome, now: Instant) {
-        self.entries.push_back(Entry {
+        self.append(Entry {
             command: None,
             ordinal: 0,
             state: State::Done(outcome),
@@ -229,6 +235,11 @@ impl InFlight {
         });
     }
 
+    fn append(&mut self, entry: Entry) {
+        self.unacknowledged += usize::from(entry.after.publish_id().is_some());
+        self.entries.push_back(entry);
+    }
+
     /// The next command to submit, if any may be submitted now.
     pub fn due(&mut self, now: Instant) -> Option<Due> {
         self.act_on_suspicion(now);
@@ -236,6 +247,9 @@ impl InFlight {
             return None;
         }
         self.resend_at = None;
+        if self.probing && self.entries.iter().any(|e| matches!(e.state, State::Submitted(_))) {
+            return None;
+        }
         while let Some(entry) = self.entries.get_mut(self.cursor) {
             let number = self.first + self.cursor as u64;
             self.cursor += 1;
@@ -268,6 +282,7 @@ impl InFlight {
         }
         let error = match result {
             Ok(_) => {
+                self.probing = false;
                 self.entries[offset].state = State::Done(Outcome::Device(result));
                 return Ok(());
             }
@@ -290,6 +305,7 @@ impl InFlight {
                     // Its ordinal was not consumed, so that all later ones would be gaps.
                     return Err(End::Broken("refused_without_ordinal"));
                 }
+                self.probing = false;
                 self.entries[offset].state = State::Done(Outcome::Device(Err(error)));
                 Ok(())
             }
@@ -327,16 +343,19 @@ impl InFlight {
         super::metrics::resend(reasons::retry_label(error));
         self.overloaded = matches!(error, CallError::Overloaded { .. });
         self.attempt = self.attempt.wrapping_add(1);
+        self.probing = true;
         for (offset, entry) in self.entries.iter_mut().enumerate() {
-            let unanswered = matches!(entry.state, State::Submitted(_));
-            // A read that overtook a lost write would not see it.
-            let overtaking_read = offset > from && entry.ordinal == 0 && entry.command.is_some();
-            if unanswered || offset == from || overtaking_read {
+            if offset == from || matches!(entry.state, State::Submitted(_)) {
                 entry.state = State::Waiting;
             }
         }
         let waiting = self.entries.iter().position(|e| matches!(e.state, State::Waiting));
         self.cursor = waiting.unwrap_or(self.entries.len());
+        // A read that overtook a lost write did not see it.
+        let later = self.entries.iter_mut().skip(self.cursor);
+        for read in later.filter(|e| e.ordinal == 0 && e.command.is_some()) {
+            read.state = State::Waiting;
+        }
         self.resend_at = Some(now + self.next_pause);
         self.next_pause = (self.next_pause * 2).min(self.pause.max);
     }
@@ -351,6 +370,7 @@ impl InFlight {
             return None;
         }
         let entry = self.entries.pop_front()?;
+        self.unacknowledged -= usize::from(entry.after.publish_id().is_some());
         self.first += 1;
         self.cursor = self.cursor.saturating_sub(1);
         if entry.command.is_some() {

@@ -7,6 +7,7 @@
 
 mod auth;
 mod closer;
+mod connect;
 mod connection;
 mod downlink;
 mod handshake;
@@ -20,10 +21,12 @@ mod proto;
 mod publish;
 mod reasons;
 mod registry;
+mod session;
 mod shared;
 mod socket;
 mod subscribe;
 mod twin;
+mod waiting;
 
 pub use auth::{Authenticator, Credentials, OpenOnLoopback, Verdict};
 pub use limits::Limits;

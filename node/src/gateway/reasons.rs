@@ -218,7 +218,6 @@ pub enum NoEntry {
     Draining,
     PacketTooLarge,
     Malformed,
-    Protocol,
     BadAuthMethod,
     /// The will's topic is not telemetry of this device.
     WillTopic,
@@ -251,7 +250,6 @@ impl NoEntry {
             NoEntry::Draining => Connack5::UseAnotherServer,
             NoEntry::PacketTooLarge => Connack5::PacketTooLarge,
             NoEntry::Malformed => Connack5::MalformedPacket,
-            NoEntry::Protocol => Connack5::ProtocolError,
             NoEntry::BadAuthMethod => Connack5::BadAuthenticationMethod,
             NoEntry::WillTopic => Connack5::TopicNameInvalid,
             NoEntry::WillInvalid => Connack5::PayloadFormatInvalid,
@@ -269,7 +267,6 @@ impl NoEntry {
             NoEntry::Draining => "draining",
             NoEntry::PacketTooLarge => "packet_too_large",
             NoEntry::Malformed => "malformed",
-            NoEntry::Protocol => "protocol",
             NoEntry::BadAuthMethod => "bad_auth_method",
             NoEntry::WillTopic => "will_topic",
             NoEntry::WillInvalid => "will_invalid",

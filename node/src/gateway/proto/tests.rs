@@ -1,4 +1,5 @@
 //! No bytes make the decoder panic, read beyond its packet, or stay stuck.
+#![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
 
