@@ -117,6 +117,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.take_notes()?;
         self.answer_finished()?;
         self.read_packets()?;
+        // What was decided here has its answer already, and may have kept packets from being read.
+        while self.inflight.has_finished() {
+            self.answer_finished()?;
+            self.read_packets()?;
+        }
         self.submit_due();
         self.send_downlinks();
         self.check_deadlines()?;

@@ -321,9 +321,13 @@ impl InFlight {
         self.next_pause = (self.next_pause * 2).min(self.pause.max);
     }
 
+    pub fn has_finished(&self) -> bool {
+        self.entries.front().is_some_and(|e| matches!(e.state, State::Done(_)))
+    }
+
     /// The front entry, once it is answered.
     pub fn pop_finished(&mut self) -> Option<Finished> {
-        if !matches!(self.entries.front()?.state, State::Done(_)) {
+        if !self.has_finished() {
             return None;
         }
         let entry = self.entries.pop_front()?;
@@ -359,9 +363,7 @@ impl InFlight {
             overloaded: self.overloaded,
         }
     }
-
-    /// Bytes held, for the node's budget.
-    pub fn bytes(&self) -> usize {
-        self.entries.iter().map(|e| e.bytes).sum()
-    }
 }
+
+#[cfg(test)]
+mod tests;

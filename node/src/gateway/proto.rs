@@ -280,3 +280,6 @@ fn check_publish_properties(publish: &Publish) -> Result<(), Violation> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

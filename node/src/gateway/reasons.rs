@@ -29,7 +29,6 @@ pub enum Violation {
     PacketIdInUse,
     TooManyProperties,
     SubscriptionIdentifier,
-    BadAuthMethod,
 }
 
 impl Violation {
@@ -47,7 +46,6 @@ impl Violation {
             // No code says "too many properties"; 0x83 is the honest one, and the reason is counted.
             Violation::TooManyProperties => Bye::ImplementationSpecificError,
             Violation::SubscriptionIdentifier => Bye::SubscriptionIdentifiersNotSupported,
-            Violation::BadAuthMethod => Bye::BadAuthenticationMethod,
         }
     }
 
@@ -65,7 +63,6 @@ impl Violation {
             Violation::PacketIdInUse => "packet_id_in_use",
             Violation::TooManyProperties => "too_many_properties",
             Violation::SubscriptionIdentifier => "subscription_identifier",
-            Violation::BadAuthMethod => "bad_auth_method",
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix_web::dev::Payload;
 use actix_web::http::header::HeaderMap;
 use actix_web::{web, FromRequest, HttpMessage as _, HttpRequest};
-use actors::device::Command;
+use actors::device::{Answer, Command};
 use actors::id::{DeviceId, DeviceKey, TenantId};
 use actors::ports::{CallError, Reply};
 use serde::de::DeserializeOwned;
@@ -142,7 +142,11 @@ impl Context {
     /// As the table in [`super::problem`] says.
     pub async fn call(&self, device: &DeviceKey, command: Command, ask: Ask) -> Result<Reply, Problem> {
         let call = self.app.backend.call(device, command, self.left());
-        self.finish(call, ask).await
+        let reply = self.finish(call, ask).await?;
+        match reply.answer {
+            Answer::Refused(refusal) => Err(Problem::of_refusal(refusal, ask)),
+            answer => Ok(Reply { answer, ..reply }),
+        }
     }
 
     /// Waits for any question to the backend, at most until the deadline.
@@ -158,7 +162,7 @@ impl Context {
 }
 
 /// The backend answered a question that was not asked.
-pub fn odd_answer(answer: &actors::device::Answer) -> Problem {
+pub fn odd_answer(answer: &Answer) -> Problem {
     tracing::error!(?answer, "the answer does not fit the command");
     Problem::new(
         Kind::Internal,

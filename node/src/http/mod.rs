@@ -24,5 +24,8 @@ mod stamp;
 mod telemetry;
 mod twin;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use config::{BadHttpConfig, HttpConfig, Token};
 pub use server::{serve, HttpServer};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use actix_web::http::header::HeaderMap;
 use actix_web::{web, HttpResponse};
-use actors::device::{Answer, Command, Origin, Telemetry};
+use actors::device::{check_telemetry, Answer, Command, Origin, Telemetry};
 use actors::ports::CallError;
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
@@ -29,12 +29,6 @@ pub const STREAM_HEADER: &str = "X-Holdfast-Stream";
 pub const TIME_HEADER: &str = "X-Holdfast-Device-Time";
 /// Header names ignore case, so properties sent this way have lower-case names.
 pub const PROPERTY_PREFIX: &str = "x-holdfast-property-";
-
-const ID_BYTES_MAX: usize = 128;
-const STREAM_BYTES_MAX: usize = 128;
-const CONTENT_TYPE_BYTES_MAX: usize = 256;
-const PROPERTIES_MAX: usize = 64;
-const PROPERTIES_BYTES_MAX: usize = 8 * 1024;
 
 /// One message as it was stored. Either `body` or `body_base64` is there.
 #[derive(Debug, Serialize, ToSchema)]
@@ -206,7 +200,7 @@ fn cut(mut page: TelemetryPage, bytes_max: usize) -> TelemetryPage {
 #[utoipa::path(post, path = "/api/v1/devices/{id}/telemetry", tag = "telemetry", operation_id = "postTelemetry",
     params(("id" = String, Path, description = "Device id"),
         ("Idempotency-Key" = Option<String>, Header, description = "Message id, at most 128 bytes: a repetition is stored once"),
-        ("X-Holdfast-Stream" = Option<String>, Header, description = "Stream, at most 128 bytes"),
+        ("X-Holdfast-Stream" = Option<String>, Header, description = "Stream, at most 64 of the characters of device ids"),
         ("X-Holdfast-Device-Time" = Option<String>, Header, description = "The device's own time: RFC 3339, or milliseconds since 1970"),
         ("X-Holdfast-Property-{name}" = Option<String>, Header, description = "User properties; names in lower case, at most 64")),
     request_body(content(("application/json"), ("application/octet-stream")), description = "The payload, as it is"),
@@ -254,28 +248,23 @@ fn count(outcome: &actors::ports::CallResult) {
 }
 
 fn message(headers: &HeaderMap, body: Body) -> Result<Telemetry, Problem> {
-    let device_time = text(headers, TIME_HEADER, 64)?.map(|given| {
+    let device_time = text(headers, TIME_HEADER)?.map(|given| {
         stamp::parse(&given).ok_or_else(|| bad_header(TIME_HEADER, "is neither RFC 3339 nor milliseconds since 1970"))
     });
-    if body
-        .content_type
-        .as_ref()
-        .is_some_and(|t| t.len() > CONTENT_TYPE_BYTES_MAX)
-    {
-        return Err(bad_header("Content-Type", "is longer than 256 bytes"));
-    }
-    Ok(Telemetry {
-        stream: text(headers, STREAM_HEADER, STREAM_BYTES_MAX)?.unwrap_or_default(),
+    let telemetry = Telemetry {
+        stream: text(headers, STREAM_HEADER)?.unwrap_or_default(),
         content_type: body.content_type,
         properties: properties(headers)?,
         device_time: device_time.transpose()?,
-        message_id: text(headers, ID_HEADER, ID_BYTES_MAX)?,
+        message_id: text(headers, ID_HEADER)?,
         body: body.bytes.into(),
-    })
+    };
+    check_telemetry(&telemetry).map_err(|refusal| Problem::of_refusal(refusal, Ask::Write))?;
+    Ok(telemetry)
 }
 
-/// A header that appears at most once, is UTF-8, not empty and at most `bytes_max` long.
-fn text(headers: &HeaderMap, name: &str, bytes_max: usize) -> Result<Option<String>, Problem> {
+/// A header that appears at most once and is UTF-8.
+fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(name);
     let Some(value) = values.next() else {
         return Ok(None);
@@ -283,19 +272,12 @@ fn text(headers: &HeaderMap, name: &str, bytes_max: usize) -> Result<Option<Stri
     if values.next().is_some() {
         return Err(bad_header(name, "appears twice; send it once"));
     }
-    if value.is_empty() || value.len() > bytes_max {
-        return Err(bad_header(
-            name,
-            &format!("has {} bytes; 1 to {bytes_max} are allowed", value.len()),
-        ));
-    }
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_| bad_header(name, "is not UTF-8"))?;
     Ok(Some(text.to_owned()))
 }
 
 fn properties(headers: &HeaderMap) -> Result<Vec<(String, String)>, Problem> {
     let mut properties = Vec::new();
-    let mut bytes = 0;
     for (name, value) in headers {
         let Some(property) = name.as_str().strip_prefix(PROPERTY_PREFIX) else {
             continue;
@@ -304,15 +286,7 @@ fn properties(headers: &HeaderMap) -> Result<Vec<(String, String)>, Problem> {
             return Err(bad_header(name.as_str(), "names no property"));
         }
         let value = std::str::from_utf8(value.as_bytes()).map_err(|_| bad_header(name.as_str(), "is not UTF-8"))?;
-        bytes += property.len() + value.len();
         properties.push((property.to_owned(), value.to_owned()));
-    }
-    if properties.len() > PROPERTIES_MAX || bytes > PROPERTIES_BYTES_MAX {
-        let what = format!(
-            "come {} times with {bytes} bytes; 64 and 8192 bytes are allowed",
-            properties.len()
-        );
-        return Err(bad_header(PROPERTY_PREFIX, &what));
     }
     // Headers of different names have no order; values of one name keep theirs.
     properties.sort_by(|a, b| a.0.cmp(&b.0));

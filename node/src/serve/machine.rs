@@ -2,6 +2,7 @@
 
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 use super::lock::{self, DataLock, LockError};
 use super::ServeError;
+use crate::config::Listen;
 
 /// More descriptors than this are not asked for.
 pub const OPEN_FILES_MAX: u64 = 20_000;
@@ -34,6 +36,17 @@ pub fn claim(data_dir: &Path) -> Result<DataLock, ServeError> {
         },
         LockError::Disk(source) => disk("cannot work in the data directory", source),
     })
+}
+
+/// Finds a taken port before the shards are started, which takes longer.
+///
+/// # Errors
+/// Names the first one that is taken.
+pub fn check_ports(listen: &Listen) -> Result<(), ServeError> {
+    for (what, addr) in [("MQTT", listen.mqtt), ("HTTP", listen.http), ("peers", listen.peer)] {
+        TcpListener::bind(addr).map_err(|source| ServeError::Listen { what, addr, source })?;
+    }
+    Ok(())
 }
 
 /// Raises the limit of open files as far as the system lets it, up to [`OPEN_FILES_MAX`].

@@ -8,6 +8,7 @@ mod clock;
 mod edges;
 pub mod lock;
 mod machine;
+mod reload;
 mod run;
 pub mod signals;
 

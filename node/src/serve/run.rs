@@ -1,5 +1,6 @@
 //! The life of a node process, from start to end.
 
+use std::future::Future;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use cluster::Cluster;
 use tracing::{error, info, warn};
 
 use super::clock::SystemClock;
-use super::{edges, machine, signals, ServeError};
+use super::{edges, machine, reload, signals, ServeError};
 use crate::config::NodeConfig;
 use crate::gateway::{Gateway, Registry};
 use crate::http::HttpServer;
@@ -17,6 +18,9 @@ use crate::observe::metrics::Metrics;
 
 /// How much longer than its deadline a stop may take before the process just ends.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a new node may take to have a leader for every shard before it says that it serves.
+const SERVING_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the caller wants to hear of.
 #[derive(Default)]
@@ -36,9 +40,9 @@ pub fn run(config: NodeConfig, events: Events) -> Result<(), ServeError> {
         filter: config.log.filter.clone(),
         file: None,
     };
-    logs::init(&log).map_err(|error| ServeError::internal("the log cannot be set up", error))?;
+    let log = logs::init(&log).map_err(|error| ServeError::internal("the log cannot be set up", error))?;
     log_panics();
-    let ended = catch_unwind(AssertUnwindSafe(|| run_logged(config, events)))
+    let ended = catch_unwind(AssertUnwindSafe(|| run_logged(config, log, events)))
         .unwrap_or_else(|panic| Err(ServeError::internal("a part of the node panicked", message(&*panic))));
     if let Err(error) = &ended {
         error!("{} {error}", super::FATAL_MARK);
@@ -46,14 +50,18 @@ pub fn run(config: NodeConfig, events: Events) -> Result<(), ServeError> {
     ended
 }
 
-fn run_logged(config: NodeConfig, events: Events) -> Result<(), ServeError> {
+fn run_logged(config: NodeConfig, log: logs::LogHandle, events: Events) -> Result<(), ServeError> {
     let metrics = Metrics::install().map_err(|error| ServeError::internal("metrics cannot be set up", error))?;
     let _lock = machine::claim(&config.node.data_dir)?;
+    machine::check_ports(&config.listen)?;
     match machine::raise_open_files() {
         Ok(files) => warn_about_files(files, &config),
         Err(error) => warn!(%error, "the limit of open files stays as it is"),
     }
-    actix_rt::System::new().block_on(serve(config, metrics, events))
+    actix_rt::System::new().block_on(async {
+        reload::follow(config.file.clone(), log);
+        serve(config, metrics, events).await
+    })
 }
 
 async fn serve(config: NodeConfig, metrics: Metrics, events: Events) -> Result<(), ServeError> {
@@ -73,11 +81,8 @@ async fn serve(config: NodeConfig, metrics: Metrics, events: Events) -> Result<(
         }
     };
     announce(&config);
-    if let Some(serving) = events.serving {
-        serving(&config);
-    }
     tokio::select! {
-        () = stop => {}
+        () = stopped(stop, &cluster, &config, events) => {}
         reason = cluster.fatal() => return Err(ServeError::Fatal(reason)),
     }
     let deadline = config.node.stop_deadline;
@@ -92,6 +97,23 @@ async fn serve(config: NodeConfig, metrics: Metrics, events: Events) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Tells of a node that serves, then waits until it is to stop.
+async fn stopped(stop: impl Future<Output = ()>, cluster: &Cluster, config: &NodeConfig, events: Events) {
+    let mut stop = std::pin::pin!(stop);
+    if let Some(serving) = events.serving {
+        tokio::select! {
+            ready = cluster.wait_ready(SERVING_DEADLINE) => {
+                if !ready {
+                    warn!("some shards have no leader yet");
+                }
+                serving(config);
+            }
+            () = &mut stop => return,
+        }
+    }
+    stop.await;
 }
 
 /// Opens the doors, devices first: `/readyz` is only asked of a node that could take them.

@@ -1,0 +1,191 @@
+//! Whatever happens on the way, every command is carried out once, and answered in order.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use actors::device::{Answer, Command, Fence, Refusal};
+use actors::id::ShardId;
+use actors::ports::{CallError, CallResult, Reply};
+use proptest::prelude::*;
+
+use super::*;
+
+const PAUSE: Pause = Pause {
+    min: Duration::from_millis(20),
+    max: Duration::from_millis(200),
+};
+
+fn done() -> CallResult {
+    Ok(Reply {
+        answer: Answer::Done,
+        receipt: None,
+    })
+}
+
+fn not_leader() -> CallResult {
+    Err(CallError::NotLeader {
+        shard: ShardId(1),
+        leader: None,
+    })
+}
+
+fn write(inflight: &mut InFlight, now: Instant) {
+    inflight.push(After::Nothing, 0, 0, now, |fence| Command::Unsubscribe {
+        fence,
+        filters: Vec::new(),
+    });
+}
+
+fn ordinal(command: &Command) -> u64 {
+    match command {
+        Command::Unsubscribe {
+            fence: Fence { ordinal, .. },
+            ..
+        } => *ordinal,
+        _ => 0,
+    }
+}
+
+/// A device that follows the rule of ordinals, and a network that does not.
+#[derive(Default)]
+struct World {
+    last: u64,
+    stored: Vec<u64>,
+    /// Sent and not arrived.
+    out: VecDeque<Due>,
+    /// Answered and not arrived.
+    back: Vec<(u64, u32, CallResult)>,
+}
+
+impl World {
+    fn arrive(&mut self, due: &Due) -> CallResult {
+        let given = ordinal(&due.command);
+        if given > self.last + 1 {
+            let expected = self.last + 1;
+            return Err(CallError::Refused(Refusal::OrdinalGap { given, expected }));
+        }
+        if given == self.last + 1 {
+            self.last = given;
+            self.stored.push(given);
+        }
+        done()
+    }
+
+    fn step(&mut self, choice: u8) {
+        let Some(due) = self.out.pop_front() else {
+            return;
+        };
+        let result = match choice % 8 {
+            0 => not_leader(),
+            1 => Err(CallError::Unknown),
+            2 => Err(CallError::Overloaded { what: "test".into() }),
+            3 => {
+                let _ = self.arrive(&due);
+                Err(CallError::Unknown)
+            }
+            _ => self.arrive(&due),
+        };
+        self.back.push((due.number, due.attempt, result));
+    }
+}
+
+proptest! {
+    #[test]
+    fn each_command_is_carried_out_once_and_answered_in_order(
+        choices in prop::collection::vec((any::<u8>(), any::<u8>(), any::<u8>()), 1..400),
+        commands in 1..40u64,
+        reads in any::<u64>(),
+    ) {
+        let mut now = Instant::now();
+        let mut inflight = InFlight::new(1, PAUSE, now);
+        let mut world = World::default();
+        let mut pushed = 0;
+        let mut answered = Vec::new();
+        let calm = std::iter::repeat((7u8, 7u8, 0u8));
+        for (network, answer, push) in choices.into_iter().chain(calm).take(5_000) {
+            if pushed < commands && push % 2 == 0 {
+                pushed += 1;
+                if reads >> (pushed % 64) & 1 == 1 {
+                    inflight.push_read(After::TwinRead { rid: pushed.to_string() }, Command::ReadTwin, now);
+                } else {
+                    write(&mut inflight, now);
+                }
+            }
+            now += Duration::from_millis(10);
+            while let Some(due) = inflight.due(now) {
+                world.out.push_back(due);
+            }
+            world.step(network);
+            if !world.back.is_empty() {
+                let at = usize::from(answer) % world.back.len();
+                let (number, attempt, result) = world.back.swap_remove(at);
+                inflight.answered(number, attempt, result, now).unwrap();
+            }
+            if answer % 16 == 5 {
+                inflight.leader_changed(now);
+            }
+            while let Some(finished) = inflight.pop_finished() {
+                prop_assert!(matches!(finished.outcome, Outcome::Device(Ok(_))));
+                answered.push(finished.after);
+            }
+        }
+        prop_assert!(inflight.is_empty(), "{} of {commands} left", inflight.len());
+        prop_assert_eq!(answered.len() as u64, commands);
+        let writes: Vec<u64> = (1..=world.last).collect();
+        prop_assert_eq!(&world.stored, &writes);
+        let reads = answered.iter().filter(|after| matches!(after, After::TwinRead { .. })).count();
+        prop_assert_eq!(world.stored.len() + reads, answered.len());
+    }
+}
+
+/// A stale session ends the connection, whichever command learned of it.
+#[test]
+fn stale_session_ends() {
+    let now = Instant::now();
+    let mut inflight = InFlight::new(1, PAUSE, now);
+    write(&mut inflight, now);
+    let due = inflight.due(now).unwrap();
+    let stale = Refusal::StaleSession {
+        given: 1,
+        live: Some(2),
+    };
+    let end = inflight.answered(due.number, due.attempt, Err(CallError::Refused(stale)), now);
+    assert_eq!(end, Err(End::TakenOver));
+}
+
+/// The device lacks what it acknowledged: nothing here can mend that, and nothing hides it.
+#[test]
+fn gap_before_the_window_ends() {
+    let now = Instant::now();
+    let mut inflight = InFlight::new(1, PAUSE, now);
+    write(&mut inflight, now);
+    let due = inflight.due(now).unwrap();
+    inflight.answered(due.number, due.attempt, done(), now).unwrap();
+    assert!(inflight.pop_finished().is_some());
+    write(&mut inflight, now);
+    let due = inflight.due(now).unwrap();
+    let gap = Refusal::OrdinalGap { given: 2, expected: 1 };
+    let end = inflight.answered(due.number, due.attempt, Err(CallError::Refused(gap)), now);
+    assert_eq!(end, Err(End::Broken("ordinal_lost")));
+}
+
+/// Answers to an attempt that was given up change nothing.
+#[test]
+fn late_answers_are_ignored() {
+    let now = Instant::now();
+    let mut inflight = InFlight::new(1, PAUSE, now);
+    write(&mut inflight, now);
+    write(&mut inflight, now);
+    let (first, second) = (inflight.due(now).unwrap(), inflight.due(now).unwrap());
+    inflight
+        .answered(first.number, first.attempt, not_leader(), now)
+        .unwrap();
+    inflight.answered(second.number, second.attempt, done(), now).unwrap();
+    assert!(!inflight.has_finished());
+    assert!(inflight.due(now).is_none(), "not before the pause is over");
+    let later = now + PAUSE.min;
+    let numbers: Vec<u64> = std::iter::from_fn(|| inflight.due(later))
+        .map(|due| due.number)
+        .collect();
+    assert_eq!(numbers, [first.number, second.number]);
+}

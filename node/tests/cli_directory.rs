@@ -1,0 +1,145 @@
+//! The files of a local cluster: the shape that tools outside rely on, who may read them, and that
+//! the nodes accept what was written for them.
+#![allow(clippy::disallowed_methods)] // real files and processes
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use common::{holdfast_with, text};
+use node::cli::cluster::{Directory, Plan};
+use serde_json::Value;
+
+fn made(path: &Path, nodes: u16) -> Directory {
+    let plan = Plan {
+        nodes,
+        base_port: 18_830,
+        shards: 16,
+    };
+    let directory = Directory::design(path, plan).expect("a plan");
+    let _lock = Directory::lock(path).expect("free");
+    directory.save().expect("saved");
+    directory.write_node_files().expect("written");
+    directory
+}
+
+#[test]
+fn cluster_json_has_the_shape_that_others_read() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("c");
+    made(&path, 3);
+    let file = path.join("cluster.json");
+    let read: Value = serde_json::from_slice(&fs::read(&file).expect("read")).expect("JSON");
+    assert_eq!(
+        (&read["shards"], &read["replication"]),
+        (&Value::from(16), &Value::from(3))
+    );
+    assert!(read["token"].as_str().is_some_and(|token| token.len() >= 32));
+    let second = &read["nodes"][1];
+    let below = |name: &str| Value::from(path.join("node-2").join(name).to_str());
+    for (key, expected) in [
+        ("id", Value::from(2)),
+        ("pid", Value::Null),
+        ("mqtt", Value::from("127.0.0.1:18840")),
+        ("http", Value::from("127.0.0.1:18841")),
+        ("peer", Value::from("127.0.0.1:18842")),
+        ("ws", Value::from("127.0.0.1:18843")),
+        ("dir", Value::from(path.join("node-2").to_str())),
+        ("config", below("node.toml")),
+        ("log", below("node.log")),
+    ] {
+        assert_eq!(second[key], expected, "{key}");
+    }
+    assert_eq!(read["nodes"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn secrets_are_for_their_owner_only() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("c");
+    made(&path, 2);
+    for name in [
+        "cluster.json",
+        "secret",
+        "token",
+        "node-1/node.toml",
+        "node-2/node.toml",
+    ] {
+        let mode = fs::metadata(path.join(name)).expect(name).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
+fn the_nodes_accept_their_files_and_agree() {
+    for (nodes, replication) in [(1, 1), (2, 1), (3, 3), (4, 3), (5, 3)] {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let directory = made(&dir.path().join("c"), nodes);
+        assert_eq!(directory.file.replication, replication, "{nodes} nodes");
+        for node in &directory.file.nodes {
+            let file = fs::read_to_string(&node.config).expect("read");
+            let (config, _) = node::config::parse(&node.config, &file, BTreeMap::new()).expect("accepted");
+            assert_eq!(config.node.id, node.id);
+            assert_eq!(config.cluster.id, directory.file.cluster_id);
+            assert_eq!(config.cluster.members.len(), usize::from(nodes));
+            assert_eq!(config.security.operator_token.0, directory.file.token.as_bytes());
+            assert_eq!((config.listen.mqtt, config.listen.peer), (node.mqtt, node.peer));
+            assert_eq!(config.node.data_dir, node.data_dir());
+            assert!(config.devices.auto_register);
+        }
+    }
+}
+
+#[test]
+fn what_an_operator_edited_stays_and_a_lost_secret_is_not_invented() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let directory = made(&dir.path().join("c"), 1);
+    let config = &directory.file.nodes[0].config;
+    fs::write(config, "# mine").expect("written");
+    directory.write_node_files().expect("written");
+    assert_eq!(fs::read_to_string(config).expect("read"), "# mine");
+    fs::create_dir(directory.file.nodes[0].data_dir()).expect("the node was started once");
+    fs::remove_file(directory.path.join("secret")).expect("removed");
+    let refused = directory.write_node_files().expect_err("refused");
+    assert!(refused.to_string().contains("secret is gone"), "{refused}");
+}
+
+#[test]
+fn nodes_ports_and_shards_are_fixed_once_made() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("c");
+    made(&path, 3);
+    for (option, value) in [("--nodes", "5"), ("--base-port", "20000"), ("--shards", "8")] {
+        let ended = holdfast_with(&["cluster", "up", "--dir", text(&path), option, value]);
+        ended.with(65, &[option, "fixed when a cluster is made"]);
+    }
+}
+
+#[test]
+fn two_commands_do_not_work_on_one_directory_at_once() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("c");
+    made(&path, 1);
+    let _lock = Directory::lock(&path).expect("free");
+    holdfast_with(&["cluster", "up", "--dir", text(&path)]).with(69, &["is being worked on"]);
+    holdfast_with(&["cluster", "down", "--dir", text(&path)]).with(69, &["is being worked on"]);
+}
+
+#[test]
+fn a_stopped_cluster_is_reported_as_such() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("c");
+    made(&path, 3);
+    let ended = holdfast_with(&["cluster", "status", "--dir", text(&path), "--output", "json"]).with(69, &[]);
+    let status: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    assert_eq!(status["healthy"], false);
+    assert_eq!(status["nodes"][0]["state"], "stopped");
+    let worries = status["worries"].to_string();
+    assert!(worries.contains("holdfast cluster start 1 --dir"), "{worries}");
+    holdfast_with(&["cluster", "stop", "1", "--dir", text(&path)]).with(0, &[]);
+    holdfast_with(&["cluster", "down", "--dir", text(&path)]).with(0, &[]);
+    holdfast_with(&["cluster", "stop", "4", "--dir", text(&path)]).with(64, &["there is no node 4", "1, 2, 3"]);
+}
