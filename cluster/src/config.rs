@@ -9,6 +9,8 @@ use actors::id::NodeId;
 
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
+    /// Fresh entropy for this run: ids, nonces and timers derive from it.
+    pub seed: [u8; 32],
     /// Names the cluster; peers and directories of another one are refused.
     pub cluster_id: String,
     /// Shared by all nodes; proves a peer in the transport's handshake.

@@ -3,8 +3,17 @@
 //! `node` sees [`Cluster`] and the plain types of [`api`]; openraft and RocksDB stay inside.
 
 pub mod api;
+mod asking;
+mod background;
+pub mod catalog;
 pub mod config;
+mod handle;
+mod node;
+mod raft;
+mod router;
+mod service;
+mod shard;
 pub mod storage;
 pub mod transport;
 
-pub use api::Cluster;
+pub use handle::Cluster;

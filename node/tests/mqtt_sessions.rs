@@ -526,3 +526,74 @@ fn sessions_announce_themselves_to_a_new_leader() {
         assert_eq!(lamp.goodbye().await, v5::DisconnectReasonCode::SessionTakenOver);
     });
 }
+
+/// Debian's clients, in both versions. (The whole set of real clients is tested against processes.)
+#[test]
+#[ignore = "needs mosquitto-clients"]
+fn mosquitto_clients_are_served() {
+    with_gateway(Limits::default(), |bench| async move {
+        let port = bench.gateway.address().port().to_string();
+        for (version, id) in [("mqttv311", "old"), ("mqttv5", "new")] {
+            let topic = format!("devices/{id}/telemetry");
+            let status = tokio::process::Command::new("mosquitto_pub")
+                .args([
+                    "-h",
+                    "127.0.0.1",
+                    "-p",
+                    &port,
+                    "-V",
+                    version,
+                    "-i",
+                    id,
+                    "-q",
+                    "1",
+                    "-t",
+                    &topic,
+                    "-m",
+                    "hello",
+                ])
+                .status()
+                .await
+                .unwrap();
+            assert!(status.success(), "{version}");
+            assert_eq!(bench.fake.bodies(id), ["hello"], "{version}");
+            eventually("offline", || !is_connected(&bench, id)).await;
+
+            let listening = tokio::process::Command::new("mosquitto_sub")
+                .args([
+                    "-h",
+                    "127.0.0.1",
+                    "-p",
+                    &port,
+                    "-V",
+                    version,
+                    "-i",
+                    id,
+                    "-q",
+                    "1",
+                    "-C",
+                    "1",
+                    "-W",
+                    "15",
+                ])
+                .args(["-t", &format!("devices/{id}/twin/desired")])
+                .output();
+            let change = async {
+                let subscribed = || {
+                    bench
+                        .fake
+                        .state(id)
+                        .session
+                        .is_some_and(|s| !s.subscriptions.is_empty())
+                };
+                eventually("subscribed", subscribed).await;
+                bench.fake.operate(id, desired(r#"{"lit":true}"#)).unwrap();
+            };
+            let (heard, ()) = tokio::join!(listening, change);
+            assert!(
+                String::from_utf8_lossy(&heard.unwrap().stdout).contains("$version"),
+                "{version}"
+            );
+        }
+    });
+}

@@ -124,6 +124,20 @@ impl Twin {
         self.sections[section as usize].get_or_insert_default()
     }
 
+    /// Takes the documents out, in the order of [`Section::ALL`], leaving versions and times.
+    pub fn take_documents(&mut self) -> [Option<Box<str>>; 3] {
+        self.sections.each_mut().map(|section| section.as_mut()?.json.take())
+    }
+
+    /// Undoes [`Self::take_documents`].
+    pub fn put_documents(&mut self, documents: [Option<Box<str>>; 3]) {
+        for (section, json) in self.sections.iter_mut().zip(documents) {
+            if let Some(section) = section {
+                section.json = json;
+            }
+        }
+    }
+
     /// In the order of [`Section::ALL`].
     pub fn section_versions(&self) -> [u64; 3] {
         Section::ALL.map(|section| self.section(section).version)

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr, Context, Handler, Message};
 
-use super::downlink::{downlinks, Link};
-use super::spawn::Spawn;
+use super::downlink::downlinks;
+use super::spawn::{DeviceTask, Spawn};
 use crate::device::{answer, apply, decide, Answer, Command, DeviceState, Event, Policy, Refusal};
 use crate::id::DeviceKey;
 use crate::ports::{Downlink, Journal, ReplyTo, Submission, Ticket};
@@ -43,7 +43,7 @@ pub(super) struct Crew {
     /// its head may hold events that were never committed, under versions that will be used again.
     pub(super) retired: Cell<bool>,
     /// Devices whose actor panicked since the host last looked.
-    pub(super) fallen: RefCell<Vec<DeviceKey>>,
+    pub(super) fallen: RefCell<Vec<Rc<Desk>>>,
 }
 
 impl Crew {
@@ -58,14 +58,36 @@ impl Crew {
 }
 
 /// What the host and the actor of one device both see.
-#[derive(Default)]
 pub(super) struct Desk {
+    pub(super) key: DeviceKey,
     /// The device's newest submission.
     pub(super) last_ticket: Cell<Ticket>,
     /// Messages in the mailbox.
     pub(super) queued: Cell<u32>,
     /// A handler runs, or ended in a panic: nobody else on this thread looks while one runs.
     pub(super) in_hand: Cell<bool>,
+    /// The host's tick of the last message.
+    pub(super) used_ms: Cell<u64>,
+    /// Where the device stands in the idle order.
+    pub(super) listed_ms: Cell<u64>,
+}
+
+impl Desk {
+    pub(super) fn new(key: DeviceKey, now_ms: u64) -> Self {
+        Self {
+            key,
+            last_ticket: Cell::default(),
+            queued: Cell::default(),
+            in_hand: Cell::default(),
+            used_ms: Cell::new(now_ms),
+            listed_ms: Cell::default(),
+        }
+    }
+
+    /// Whether the committed state, once `settled` is, is all there is to know of the device.
+    pub(super) fn at_rest(&self, settled: Ticket) -> bool {
+        self.queued.get() == 0 && self.last_ticket.get() <= settled
+    }
 }
 
 /// A command for a device, as it lies in a mailbox.
@@ -78,8 +100,7 @@ impl Message for Ask {
     type Result = ();
 }
 
-pub(super) struct DeviceActor {
-    key: DeviceKey,
+pub struct DeviceActor {
     /// The committed state plus everything submitted since.
     head: DeviceState,
     desk: Rc<Desk>,
@@ -91,19 +112,19 @@ impl Actor for DeviceActor {
 }
 
 impl DeviceActor {
-    /// Starts the actor of a device whose committed state is `head`.
+    /// Starts the actor of the device at `desk`, whose committed state is `head`.
     pub(super) fn start(
-        (key, head): (DeviceKey, DeviceState),
-        (crew, desk): (Rc<Crew>, Rc<Desk>),
+        (desk, head): (Rc<Desk>, DeviceState),
+        crew: Rc<Crew>,
         mailbox_max: usize,
         spawn: &Spawn,
     ) -> Addr<Self> {
         let mut context = Context::new();
         context.set_mailbox_capacity(mailbox_max);
-        let actor = Self { key, head, desk, crew };
+        let actor = Self { head, desk, crew };
         let future = context.into_future(actor);
         let addr = future.address();
-        spawn(Box::pin(future));
+        spawn(DeviceTask(Box::new(future)));
         addr
     }
 
@@ -111,7 +132,7 @@ impl DeviceActor {
         let rules = &self.crew.rules;
         let at = rules.clock.now();
         let prev_version = self.head.version;
-        let decided = (rules.decide)(&self.key, &self.head, &ask.command, &rules.policy, at);
+        let decided = (rules.decide)(&self.desk.key, &self.head, &ask.command, &rules.policy, at);
         let (events, outcome, downlinks) = match decided {
             Ok(events) => {
                 let (answer, downlinks) = self.advance(&ask.command, &events, at);
@@ -120,7 +141,7 @@ impl DeviceActor {
             Err(refusal) => (Vec::new(), Err(refusal), Vec::new()),
         };
         let ticket = self.crew.journal.submit(Submission {
-            key: self.key.clone(),
+            key: self.desk.key.clone(),
             prev_version,
             at,
             events,
@@ -134,23 +155,27 @@ impl DeviceActor {
     /// Moves the head over `events`; says what the caller and the gateways learn once they have
     /// committed.
     fn advance(&mut self, command: &Command, events: &[Event], at: Timestamp) -> (Answer, Vec<Downlink>) {
-        let device = &self.key.device;
+        let device = &self.desk.key.device;
         if events.is_empty() {
             return (answer(device, &self.head, &self.head, command, events), Vec::new());
         }
-        let link = Link::of(&self.head);
-        // Telemetry is most of the traffic and its answer lies in its event: no copy of the state.
+        // Telemetry is most of the traffic, its answer lies in its events and no gateway hears of
+        // it: no copy of the state.
         let before = (!matches!(command, Command::RecordTelemetry { .. })).then(|| self.head.clone());
         for event in events {
             if let Err(misfit) = apply(&mut self.head, event, at) {
                 // The head may be half changed. The panic takes it away, and only it: the host
                 // starts the device again from what is committed.
-                panic!("device {}: a decided event was not applied: {misfit}", self.key);
+                panic!("device {}: a decided event was not applied: {misfit}", self.desk.key);
             }
         }
-        let before = before.as_ref().unwrap_or(&self.head);
-        let answer = answer(device, before, &self.head, command, events);
-        (answer, downlinks(&self.key, link, &self.head, command, events))
+        match before {
+            Some(before) => (
+                answer(device, &before, &self.head, command, events),
+                downlinks(&self.desk.key, &before, &self.head, command, events),
+            ),
+            None => (answer(device, &self.head, &self.head, command, events), Vec::new()),
+        }
     }
 }
 
@@ -172,8 +197,8 @@ impl Drop for DeviceActor {
     fn drop(&mut self) {
         if self.desk.in_hand.get() {
             // The handler never came back: this is the unwinding of its panic.
-            tracing::error!(device = %self.key, "device actor panicked; it starts again from what is committed");
-            self.crew.fallen.borrow_mut().push(self.key.clone());
+            tracing::error!(device = %self.desk.key, "device actor panicked; it starts again from what is committed");
+            self.crew.fallen.borrow_mut().push(Rc::clone(&self.desk));
         }
     }
 }

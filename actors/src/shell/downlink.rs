@@ -2,9 +2,16 @@
 //!
 //! They travel with the submission and are sent when it has committed; nothing is sent here.
 
-use crate::device::{Command, DeviceState, Event, Qos, Section, Status};
+use serde_json::Value;
+
+use crate::device::{
+    desired_patch_json, Command, DeviceState, Event, Qos, Section, Status, TwinSectionChanged, WriteMode,
+};
 use crate::id::{DeviceKey, Gateway};
 use crate::ports::{Downlink, DownlinkBody};
+use crate::wire::topic;
+
+type Object = serde_json::Map<String, Value>;
 
 /// A device's live connection.
 #[derive(Clone, Copy)]
@@ -23,41 +30,79 @@ impl Link {
     }
 }
 
-/// `link` is the connection before `events`, `after` the state they lead to.
+/// `events` led from `before` to `after`.
 pub(super) fn downlinks(
     key: &DeviceKey,
-    link: Option<Link>,
+    before: &DeviceState,
     after: &DeviceState,
     command: &Command,
     events: &[Event],
 ) -> Vec<Downlink> {
-    let mut notes = Vec::new();
-    for event in events {
-        let (to, body) = match event {
-            Event::SessionOpened(_) => (link, DownlinkBody::TakenOver),
+    let note = |event: &Event| {
+        let (link, body) = match event {
+            Event::SessionOpened(_) => (Link::of(before)?, DownlinkBody::TakenOver),
             Event::DeviceDeleted
             | Event::StatusChanged {
                 status: Status::Disabled,
-            } => (link, DownlinkBody::NotAuthorised),
+            } => (Link::of(before)?, DownlinkBody::NotAuthorised),
             Event::TwinSectionChanged(change) if change.section == Section::Desired => {
-                match desired_changed(key, after, command) {
-                    Some(body) => (Link::of(after), body),
-                    None => continue,
-                }
+                let qos = desired_qos(key, after)?;
+                let json = desired_patch(before, command, change)?;
+                (Link::of(after)?, DownlinkBody::DesiredChanged { json, qos })
             }
-            _ => continue,
+            _ => return None,
         };
-        notes.extend(to.map(|link| Downlink {
+        Some(Downlink {
             gateway: link.gateway,
             key: key.clone(),
             generation: link.generation,
             body,
-        }));
-    }
-    notes
+        })
+    };
+    events.iter().filter_map(note).collect()
 }
 
-fn desired_changed(_key: &DeviceKey, _after: &DeviceState, _command: &Command) -> Option<DownlinkBody> {
-    let _ = Qos::AtMostOnce;
-    None
+/// The QoS at which the device wants to hear of changes to `desired`; the highest of all
+/// subscriptions that match, as MQTT has it. `None` when it does not want to, or is not there.
+fn desired_qos(key: &DeviceKey, state: &DeviceState) -> Option<Qos> {
+    let session = state.session.as_deref().filter(|s| s.connected)?;
+    let topic = topic::twin_desired(&key.device);
+    let matching = session
+        .subscriptions
+        .iter()
+        .filter(|s| topic::filter_matches(&s.filter, &topic));
+    matching.map(|s| s.qos).max()
+}
+
+/// The merge patch that takes the device's copy of `desired` to the new one, with `"$version"`.
+fn desired_patch(before: &DeviceState, command: &Command, change: &TwinSectionChanged) -> Option<String> {
+    let Command::UpdateTwin { writes, .. } = command else {
+        return None;
+    };
+    let write = writes.iter().find(|write| write.section == change.section)?;
+    if write.mode == WriteMode::Merge {
+        return Some(desired_patch_json(write, change.section_version));
+    }
+    // A replacement also deletes, and only the difference says what.
+    let old = before.twin.section(change.section).json.as_deref().unwrap_or("{}");
+    let old: Object = serde_json::from_str(old).ok()?;
+    let new: Object = serde_json::from_str(&change.json).ok()?;
+    let mut patch = difference(&old, &new);
+    patch.insert("$version".to_owned(), change.section_version.into());
+    Some(Value::Object(patch).to_string())
+}
+
+/// The merge patch (RFC 7396) from `old` to `new`.
+fn difference(old: &Object, new: &Object) -> Object {
+    let gone = old.keys().filter(|key| !new.contains_key(*key));
+    let mut patch: Object = gone.map(|key| (key.clone(), Value::Null)).collect();
+    for (key, value) in new {
+        let change = match (old.get(key), value) {
+            (Some(old), new) if old == new => continue,
+            (Some(Value::Object(old)), Value::Object(new)) => Value::Object(difference(old, new)),
+            (_, new) => new.clone(),
+        };
+        patch.insert(key.clone(), change);
+    }
+    patch
 }

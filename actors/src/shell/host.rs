@@ -4,8 +4,9 @@
 //! devices in memory that are in use, and contains the panic of a device to that device. It does
 //! not know what a command means nor how events become durable.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::io;
 use std::mem;
 use std::rc::Rc;
@@ -21,14 +22,18 @@ use crate::device::Command;
 use crate::id::DeviceKey;
 use crate::ports::{Journal, ReplyTo, Store, Ticket};
 
-/// Hashed with fixed keys: the order of a map is the same in every run.
+/// Hashed with fixed keys: the order is the same in every run. A set of boxes, because its slots
+/// are up to twice as many as its devices.
 #[allow(clippy::disallowed_types)]
-type DeviceMap<V> = std::collections::HashMap<DeviceKey, V, BuildHasherDefault<DefaultHasher>>;
+type ActiveSet = std::collections::HashSet<Box<Active>, BuildHasherDefault<DefaultHasher>>;
 
 /// Looks at the idle order per tick: bounds how long a tick keeps the arbiter.
 const LOOKS_PER_TICK: usize = 1024;
 /// Looks before an activation beyond `active_max` is refused.
 const LOOKS_PER_ACTIVATION: usize = 16;
+
+/// Slots of the map that are not worth giving back.
+const SLOTS_KEPT: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostLimits {
@@ -85,7 +90,7 @@ pub struct ShardHost {
     spawn: Spawn,
     limits: HostLimits,
     admission: Admission,
-    active: DeviceMap<Active>,
+    active: ActiveSet,
     idle: IdleOrder,
     recovering: BTreeMap<DeviceKey, Recovering>,
     /// Of the last tick. Coarse on purpose: a message reads no clock for it.
@@ -96,10 +101,27 @@ pub struct ShardHost {
 struct Active {
     addr: Addr<DeviceActor>,
     desk: Rc<Desk>,
-    used_ms: u64,
-    /// Where the device stands in the idle order.
-    listed_ms: u64,
 }
+
+impl Borrow<DeviceKey> for Box<Active> {
+    fn borrow(&self) -> &DeviceKey {
+        &self.desk.key
+    }
+}
+
+impl Hash for Active {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.desk.key.hash(hasher);
+    }
+}
+
+impl PartialEq for Active {
+    fn eq(&self, other: &Self) -> bool {
+        self.desk.key == other.desk.key
+    }
+}
+
+impl Eq for Active {}
 
 /// A device whose actor panicked. Its committed state is known once `until` is settled.
 struct Recovering {
@@ -115,7 +137,7 @@ impl ShardHost {
             spawn: parts.spawn,
             admission: Admission::new(parts.limits.queue_max),
             limits: parts.limits,
-            active: DeviceMap::default(),
+            active: ActiveSet::default(),
             idle: IdleOrder::default(),
             recovering: BTreeMap::new(),
             now_ms: 0,
@@ -177,7 +199,7 @@ impl ShardHost {
         self.take_in_fallen();
         self.crew.retired.set(true);
         self.crew = Rc::new(Crew::new(Rc::clone(&self.crew.rules), Rc::clone(&self.crew.journal)));
-        self.active = DeviceMap::default();
+        self.active = ActiveSet::default();
         self.recovering.clear();
         self.idle.clear();
     }
@@ -198,19 +220,18 @@ impl ShardHost {
     }
 
     fn deliver_active(&mut self, key: &DeviceKey, ask: Ask) -> io::Result<()> {
-        if let Some(active) = self.active.get_mut(key) {
-            active.used_ms = self.now_ms;
-            if active.send(ask) == Sent::Full {
-                self.counts.overloaded += 1;
-            }
-            return Ok(());
-        }
-        if !self.has_room() {
-            self.counts.overloaded += 1;
+        let sent = if let Some(active) = self.active.get(key) {
+            active.desk.used_ms.set(self.now_ms);
+            active.send(ask)
+        } else if self.has_room() {
+            self.activate(key)?.send(ask)
+        } else {
             refuse(ask.reply, "active devices of this shard");
-            return Ok(());
+            Sent::Full
+        };
+        if sent == Sent::Full {
+            self.counts.overloaded += 1;
         }
-        self.activate(key)?.send(ask);
         Ok(())
     }
 
@@ -229,24 +250,15 @@ impl ShardHost {
         Ok(())
     }
 
-    fn activate(&mut self, key: &DeviceKey) -> io::Result<&mut Active> {
+    fn activate(&mut self, key: &DeviceKey) -> io::Result<&Active> {
         let head = self.store.load(key)?;
-        let desk = Rc::new(Desk::default());
-        let addr = DeviceActor::start(
-            (key.clone(), head),
-            (Rc::clone(&self.crew), Rc::clone(&desk)),
-            self.limits.mailbox_max,
-            &self.spawn,
-        );
+        let desk = Rc::new(Desk::new(key.clone(), self.now_ms));
+        let crew = Rc::clone(&self.crew);
+        let addr = DeviceActor::start((Rc::clone(&desk), head), crew, self.limits.mailbox_max, &self.spawn);
         self.counts.activations += 1;
-        self.idle.insert(self.now_ms, key.clone());
-        let active = Active {
-            addr,
-            desk,
-            used_ms: self.now_ms,
-            listed_ms: self.now_ms,
-        };
-        Ok(self.active.entry(key.clone()).or_insert(active))
+        self.idle.insert(Rc::clone(&desk));
+        self.active.insert(Box::new(Active { addr, desk }));
+        Ok(self.active.get(key).expect("it was inserted just now"))
     }
 
     /// Notes the devices whose actors panicked. What lay in their mailboxes is answered already.
@@ -254,16 +266,15 @@ impl ShardHost {
         if self.crew.fallen.borrow().is_empty() {
             return;
         }
-        for key in mem::take(&mut *self.crew.fallen.borrow_mut()) {
+        for desk in mem::take(&mut *self.crew.fallen.borrow_mut()) {
             self.counts.panics += 1;
-            let active = self
-                .active
-                .remove(&key)
-                .expect("a device falls once, while it is active");
-            self.idle.remove(active.listed_ms, &key);
-            let until = active.desk.last_ticket.get();
-            let queue = VecDeque::new();
-            self.recovering.insert(key, Recovering { until, queue });
+            self.active.remove(&desk.key);
+            self.idle.remove(&desk);
+            let recovering = Recovering {
+                until: desk.last_ticket.get(),
+                queue: VecDeque::new(),
+            };
+            self.recovering.insert(desk.key.clone(), recovering);
         }
     }
 
@@ -281,6 +292,11 @@ impl ShardHost {
         let idle_since_ms = self.now_ms.saturating_sub(self.limits.passivate_after_ms);
         let surplus = |host: &Self| host.active.len() > host.limits.active_max;
         self.passivate_while(LOOKS_PER_TICK, |host, used_ms| used_ms < idle_since_ms || surplus(host));
+        // A map keeps the room it once needed, which would be memory of passive devices.
+        let slots = self.active.capacity();
+        if slots > SLOTS_KEPT && self.active.len() < slots / 8 {
+            self.active.shrink_to(slots / 4);
+        }
     }
 
     /// Whether one more device may be activated; makes room if that is possible.
@@ -297,37 +313,34 @@ impl ShardHost {
         let settled = self.crew.journal.settled();
         let mut busy = Vec::new();
         for _ in 0..looks {
-            let used_ms_of = |key: &DeviceKey| self.active.get(key).map_or(0, |active| active.used_ms);
-            let (key, used_ms) = match self.idle.longest_idle(used_ms_of) {
-                Look::Idle { key, used_ms } => (key, used_ms),
-                Look::Moved { key, used_ms } => {
-                    self.relist(&key, used_ms);
-                    continue;
-                }
+            let desk = match self.idle.longest_idle() {
+                Look::Idle(desk) => desk,
+                Look::Moved => continue,
                 Look::Nobody => break,
             };
-            if !go(self, used_ms) {
-                busy.push((used_ms, key));
+            if !go(self, desk.used_ms.get()) {
+                busy.push(desk);
                 break;
             }
-            if self.active.get(&key).is_some_and(|active| active.at_rest(settled)) {
+            if desk.at_rest(settled) {
                 // Dropping the address stops the actor. It has no message and nothing unsettled,
                 // so the next message may load the same state from the store at once.
-                self.active.remove(&key);
+                self.active.remove(&desk.key);
                 self.counts.passivations += 1;
             } else {
-                busy.push((used_ms, key));
+                busy.push(desk);
             }
         }
-        for (used_ms, key) in busy {
-            self.idle.insert(used_ms, key);
+        for desk in busy {
+            self.idle.insert(desk);
         }
     }
+}
 
-    fn relist(&mut self, key: &DeviceKey, used_ms: u64) {
-        if let Some(active) = self.active.get_mut(key) {
-            active.listed_ms = used_ms;
-        }
+impl Drop for ShardHost {
+    fn drop(&mut self) {
+        // Actors outlive their addresses by what is in their mailboxes; none of it may be submitted.
+        self.crew.retired.set(true);
     }
 }
 
@@ -338,7 +351,7 @@ enum Sent {
 }
 
 impl Active {
-    fn send(&mut self, ask: Ask) -> Sent {
+    fn send(&self, ask: Ask) -> Sent {
         match self.addr.try_send(ask) {
             Ok(()) => {
                 self.desk.queued.set(self.desk.queued.get() + 1);
@@ -352,9 +365,5 @@ impl Active {
             // says `Unknown` as it goes.
             Err(SendError::Closed(_)) => Sent::Yes,
         }
-    }
-
-    fn at_rest(&self, settled: Ticket) -> bool {
-        self.desk.queued.get() == 0 && self.desk.last_ticket.get() <= settled
     }
 }

@@ -10,6 +10,7 @@ mod downlink;
 mod host;
 pub mod house;
 mod idle;
+mod local_part;
 mod spawn;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -19,4 +20,5 @@ mod tests;
 pub use device_actor::{Decide, Rules};
 pub use host::{HostCounts, HostLimits, HostParts, ShardHost};
 pub use house::{Escalated, House, HouseHandle, Part, PartError, Restart, StopSignal};
-pub use spawn::{on_this_local_set, Spawn};
+pub use local_part::run_on;
+pub use spawn::{on_this_local_set, DeviceTask, Spawn};

@@ -1,8 +1,11 @@
 //! What the shells promise, on a journal and a store in memory.
 
+#![allow(clippy::unwrap_used)] // a test may
+
 mod downlinks;
 mod house;
 mod memory;
+mod mix;
 mod order;
 mod panics;
 
@@ -11,7 +14,9 @@ use std::sync::{Arc, Mutex};
 
 use super::testing::{Ledger, Mode, StillClock};
 use super::{on_this_local_set, Decide, HostLimits, HostParts, Rules, ShardHost};
-use crate::device::{self, Answer, Command, DeviceState, Event, Origin, Policy, Precondition, Refusal, Status, Telemetry};
+use crate::device::{
+    self, Answer, Command, DeviceState, Event, Origin, Policy, Precondition, Refusal, Status, Telemetry,
+};
 use crate::id::{DeviceId, DeviceKey, TenantId};
 use crate::ports::{CallError, CallResult, ReplyTo, Ticket};
 use crate::time::{Clock, Timestamp};
@@ -65,18 +70,14 @@ impl Fixture {
 
     fn outcome(&self, label: &str) -> Option<CallResult> {
         let heard = self.heard.lock().unwrap();
-        heard.iter().find(|(l, _)| *l == label).map(|(_, result)| result.clone())
+        heard
+            .iter()
+            .find(|(l, _)| *l == label)
+            .map(|(_, result)| result.clone())
     }
 
     fn answer(&self, label: &str) -> Answer {
         self.outcome(label).expect("was answered").expect("was accepted").answer
-    }
-
-    fn refusal(&self, label: &str) -> Refusal {
-        match self.outcome(label) {
-            Some(Err(CallError::Refused(refusal))) => refusal,
-            other => panic!("{label}: {other:?}"),
-        }
     }
 
     async fn heard(&self, count: usize) {

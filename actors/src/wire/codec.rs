@@ -76,6 +76,19 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     bincode::serde::encode_to_vec(value, config()).expect("serialising to memory cannot fail")
 }
 
+/// Bare bincode, appended to `out`.
+pub fn encode_into<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    bincode::serde::encode_into_std_write(value, out, config()).expect("serialising to memory cannot fail");
+}
+
+/// Bare bincode from the start of `bytes`; also says how many of them it took.
+///
+/// # Errors
+/// `Body` when the bytes do not begin with a value of this type.
+pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
+    bincode::serde::decode_from_slice(bytes, config()).map_err(|e| CodecError::Body(e.to_string()))
+}
+
 /// Bare bincode.
 ///
 /// # Errors

@@ -319,9 +319,6 @@ fn translate(result: WriteResult) -> Proposed {
     }
 }
 
-/// For callers that only know bytes.
-pub type RaftVote = types::Vote;
-
 /// Calls its closure exactly once: with `Unknown` if it is dropped.
 struct AnswerOnce<F: FnOnce(Proposed)>(Option<F>);
 

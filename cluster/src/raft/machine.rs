@@ -35,7 +35,7 @@ pub const PAYLOAD_BARRIER: u8 = 1;
 pub const PAYLOAD_DIGEST: u8 = 2;
 
 /// What a group's payloads do. Total and deterministic: an error means that the disk failed.
-pub trait Apply: Send + 'static {
+pub trait Apply: Send + Sync + 'static {
     /// Adds the effect of `payload` (without its first byte) to `rows`.
     fn apply(&mut self, at: Position, payload: &Bytes, rows: &mut Rows<'_>) -> io::Result<Applied>;
 

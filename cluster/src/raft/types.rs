@@ -8,17 +8,31 @@ use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 use serde::{Deserialize, Serialize};
 
-openraft::declare_raft_types!(
-    /// Standard Raft (one leader per term), so that (term, index) names an entry for ever.
-    pub TypeConfig:
-        D = Payload,
-        R = Applied,
-        NodeId = u64,
-        Node = (),
-        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-        Responder<T> = OnComplete<T> where T: openraft::OptionalSend + 'static,
-        AsyncRuntime = DeterministicRng<TokioRuntime>,
-);
+/// Standard Raft (one leader per term), so that (term, index) names an entry for ever.
+#[derive(Debug, Clone, Copy, Default, Eq, PartialEq, Ord, PartialOrd)]
+pub struct TypeConfig {}
+
+impl openraft::RaftTypeConfig for TypeConfig {
+    type D = Payload;
+    type R = Applied;
+    type NodeId = u64;
+    type Node = ();
+    type Term = u64;
+    type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<Payload, u64, ()>;
+    type Entry = openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
+    type AsyncRuntime = DeterministicRng<TokioRuntime>;
+    type Responder<T>
+        = OnComplete<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
 
 pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;

@@ -154,6 +154,11 @@ impl ShardJournal {
         self.work.notify_one();
     }
 
+    /// Leadership is lost: what waits was not committed, what is in flight ends as its proposal does.
+    pub fn give_up(&self) {
+        self.fail(None);
+    }
+
     pub fn is_idle(&self) -> bool {
         self.in_flight.borrow().is_empty()
     }

@@ -12,16 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::TelemetryRow;
 use crate::raft::machine::{Position, Rows};
-use crate::storage::keys::{Due as DueKey, DueKind, Space};
+use crate::storage::keys::{DueKind, DueRow, Space};
 use crate::storage::{StateStore, StateView};
 
 /// The state as a row: without the twin's documents, which have rows of their own.
 pub fn encode_core(state: &mut DeviceState) -> Vec<u8> {
-    let documents = state.twin.sections.each_mut().map(|section| section.json.take());
+    let documents = state.twin.take_documents();
     let bytes = codec::encode(state);
-    for (section, json) in state.twin.sections.iter_mut().zip(documents) {
-        section.json = json;
-    }
+    state.twin.put_documents(documents);
     bytes
 }
 
@@ -122,7 +120,7 @@ impl Indexed {
             return;
         }
         let space = rows.space;
-        let due = |what, at| DueKey { what, at, device: key.clone() };
+        let due = |what, at| DueRow { what, at, device: key.clone() };
         for ((kind, old), (_, new)) in self.dues().into_iter().zip(after.dues()) {
             if old == new {
                 continue;

@@ -3,9 +3,16 @@
 //!
 //! Beside them: who a directory belongs to, whom it has met, and how full its disk is.
 
+mod extent;
+mod file;
 mod sealed;
 
 pub mod fault;
+pub mod identity;
+pub mod keys;
+pub mod ledger;
+pub mod memory;
+pub mod reserve;
 pub mod rocks;
 
 use std::io;
@@ -50,6 +57,36 @@ pub enum LogOp {
         record: LogRecord,
         value: Bytes,
     },
+}
+
+impl LogOp {
+    pub fn shard(&self) -> ShardId {
+        match self {
+            LogOp::Append { shard, .. }
+            | LogOp::Truncate { shard, .. }
+            | LogOp::Purge { shard, .. }
+            | LogOp::Put { shard, .. } => *shard,
+        }
+    }
+
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            LogOp::Append { entries, .. } => entries.iter().map(Bytes::len).sum(),
+            LogOp::Truncate { .. } => 0,
+            LogOp::Purge { record, .. } => record.len(),
+            LogOp::Put { value, .. } => value.len(),
+        }
+    }
+
+    /// Whether losing it would break a promise. A lost [`LogRecord::Committed`] only costs a
+    /// restarted replica the time until its leader says how far the log is committed.
+    pub fn needs_sync(&self) -> bool {
+        match self {
+            LogOp::Append { entries, .. } => !entries.is_empty(),
+            LogOp::Put { record, .. } => *record != LogRecord::Committed,
+            LogOp::Truncate { .. } | LogOp::Purge { .. } => true,
+        }
+    }
 }
 
 /// Small records beside the entries of a shard.

@@ -2,13 +2,49 @@
 //!
 //! Knows nothing of Raft or devices: it moves opaque bodies between nodes, in classes that do not
 //! wait for one another. Runs on any byte stream; TCP is one of them.
+//!
+//! Each node dials each peer once per [`Class`]; the dialer sends requests and notices, the
+//! acceptor answers on the same connection. Within a class, messages to a peer arrive in the order
+//! they were sent, or their connection is lost.
 
-use std::net::SocketAddr;
+mod acceptor;
+mod belief;
+mod config;
+mod connector;
+mod counters;
+mod dialer;
+mod frame;
+mod handshake;
+mod hello;
+mod incoming;
+mod link;
+mod message;
+mod outbox;
+mod peer;
+mod pending;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actors::id::NodeId;
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Nonces, TransportConfig};
+pub use connector::{ByteStream, Connector, Listener, TcpConnector};
+pub use counters::TransportCounters;
+pub use handshake::Refusal;
+pub use incoming::Answer;
+pub use pending::Done;
+
+use counters::{Counters, Quiet};
+use message::Role;
+use peer::Peer;
 
 /// A connection of its own for each, so that a snapshot never delays a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,12 +60,21 @@ pub enum Class {
 
 impl Class {
     pub const ALL: [Class; 4] = [Class::Append, Class::Control, Class::Snapshot, Class::Device];
+
+    fn byte(self) -> u8 {
+        self as u8
+    }
+
+    fn of(byte: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(byte)).copied()
+    }
 }
 
 /// Why a request got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// It never left this node: the peer is not connected or its queue is full.
+    /// It never left this node: the peer is not connected, its queue is full, or the body is
+    /// larger than [`Transport::body_bytes_max`].
     #[error("node {0} is not reachable")]
     NotSent(NodeId),
     /// It left, and no answer came: the peer may have acted on it.
@@ -41,12 +86,14 @@ pub enum SendError {
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request by calling `answer` once, now or later, from any thread; dropping it
     /// unanswered tells the peer that there will be none. Must not block.
+    ///
+    /// `body` is a slice of what was read at once (some 64 KiB): copy what is kept for long.
     fn request(&self, from: NodeId, class: Class, kind: u8, body: Bytes, answer: Answer);
 
-    /// A message without an answer.
+    /// A message without an answer. Must not block.
     fn notice(&self, from: NodeId, class: Class, kind: u8, body: Bytes);
 
-    /// What is known of a peer's process has changed.
+    /// What is known of a peer's process has changed. Must not block.
     fn peer(&self, peer: NodeId, event: PeerEvent);
 }
 
@@ -54,46 +101,144 @@ pub trait Handler: Send + Sync + 'static {
 pub enum PeerEvent {
     /// The handshake succeeded; `boot` tells runs of the same node apart.
     Connected { boot: u64 },
-    /// The connection was closed and connecting again is refused: the process is gone.
+    /// The connection was closed and connecting again is refused, or another boot answers: the
+    /// process that was connected last is gone.
     ProcessGone,
     /// The connection was lost or is silent; the peer may be alive.
     Lost,
 }
 
-/// How a request is answered.
-pub struct Answer(pub(crate) Box<dyn FnOnce(Option<Bytes>) + Send>);
-
-impl Answer {
-    pub fn send(self, body: Bytes) {
-        (self.0)(Some(body));
-    }
-}
-
-#[derive(Clone)]
-pub struct TransportConfig {
-    pub cluster_id: String,
-    pub node_id: NodeId,
-    /// Stands for this run of this node's process.
-    pub boot: u64,
-    /// Stands for this node's directory: a peer known under another one is refused.
-    pub node_uuid: u128,
-    pub secret: crate::config::Secret,
-    pub listen: SocketAddr,
-    pub peers: Vec<(NodeId, SocketAddr)>,
-    /// Bytes queued per peer and class. Default 64 MiB.
-    pub queue_bytes_max: usize,
-    /// Bytes of one frame. Default 16 MiB.
-    pub frame_bytes_max: usize,
-    pub connect_timeout: Duration,
-}
-
-/// Remembers, durably, which directory (uuid) each node id was seen with. `true`: new or the same.
+/// Remembers, durably, which directory (uuid) each node id was seen with.
 pub trait PeerLedger: Send + Sync + 'static {
+    /// `true`: new, or the same as before. Asked once per connection, only about peers that have
+    /// proven themselves.
     fn admit(&self, node: NodeId, uuid: u128) -> bool;
 }
 
-/// Requests and notices to peers.
+/// Requests and notices to peers. Cheap to clone; may be used from any thread.
 #[derive(Clone)]
 pub struct Transport {
-    _inner: Arc<()>,
+    shared: Arc<Shared>,
+}
+
+/// What every task of the transport sees.
+struct Shared {
+    config: TransportConfig,
+    connector: Arc<dyn Connector>,
+    handler: Arc<dyn Handler>,
+    ledger: Arc<dyn PeerLedger>,
+    peers: BTreeMap<NodeId, Arc<Peer>>,
+    counters: Arc<Counters>,
+    quiet: Quiet,
+    shutdown: CancellationToken,
+}
+
+impl Transport {
+    /// Listens, and begins to connect to every peer. All tasks run on the present tokio runtime
+    /// until [`shutdown`](Self::shutdown); dropping the handle does not stop them.
+    ///
+    /// # Errors
+    /// A bad configuration (naming the field), or an address that cannot be listened on.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(
+        config: TransportConfig,
+        connector: Arc<dyn Connector>,
+        handler: Arc<dyn Handler>,
+        ledger: Arc<dyn PeerLedger>,
+    ) -> io::Result<Self> {
+        config.check()?;
+        let listener = connector.listen(config.listen)?;
+        let counters = Arc::<Counters>::default();
+        let others = config.peers.iter().filter(|(id, _)| *id != config.node_id);
+        let peers = others
+            .map(|(id, at)| (*id, Arc::new(Peer::new(*id, *at, &config, &counters))))
+            .collect();
+        let quiet = Quiet::new(config.clock.clone());
+        let shutdown = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            config,
+            connector,
+            handler,
+            ledger,
+            peers,
+            counters,
+            quiet,
+            shutdown,
+        });
+        acceptor::start(shared.clone(), listener);
+        for peer in shared.peers.values() {
+            for class in Class::ALL {
+                dialer::start(shared.clone(), peer.clone(), class);
+            }
+        }
+        Ok(Self { shared })
+    }
+
+    /// Sends a request now (not when first polled) and yields its answer.
+    ///
+    /// # Errors
+    /// `NotSent` at once; `NoAnswer` when the deadline passes, the connection is lost, or the peer
+    /// says that it will not answer.
+    pub fn request(
+        &self,
+        to: NodeId,
+        class: Class,
+        kind: u8,
+        body: Bytes,
+        deadline: Duration,
+    ) -> impl Future<Output = Result<Bytes, SendError>> + Send + 'static {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |outcome| {
+            // Whoever asked may have stopped waiting.
+            let _ = sender.send(outcome);
+        });
+        self.request_with(to, class, kind, body, deadline, done);
+        async move { receiver.await.unwrap_or(Err(SendError::NoAnswer(to))) }
+    }
+
+    /// As [`request`](Self::request), without a future: `done` is called exactly once, before this
+    /// returns if nothing can be sent, else on the transport's thread. It must not block.
+    pub fn request_with(&self, to: NodeId, class: Class, kind: u8, body: Bytes, deadline: Duration, done: Done) {
+        match self.shared.peers.get(&to) {
+            Some(peer) => peer.link(class).request(kind, &body, deadline, done),
+            None => done(Err(SendError::NotSent(to))),
+        }
+    }
+
+    /// Sends a message without an answer; it may still be lost with the connection.
+    ///
+    /// # Errors
+    /// `NotSent`: it was not even queued.
+    pub fn notify(&self, to: NodeId, class: Class, kind: u8, body: Bytes) -> Result<(), SendError> {
+        let peer = self.shared.peers.get(&to).ok_or(SendError::NotSent(to))?;
+        peer.link(class).notify(kind, Role::Notice, &body)
+    }
+
+    /// Which run of `peer` is connected on the Control class now.
+    pub fn boot_of(&self, peer: NodeId) -> Option<u64> {
+        self.shared.peers.get(&peer)?.boot()
+    }
+
+    /// When anything was last received from `peer`, on the clock's monotonic milliseconds; `None`:
+    /// never since start.
+    pub fn last_heard_ms(&self, peer: NodeId) -> Option<u64> {
+        self.shared.peers.get(&peer)?.last_heard_ms()
+    }
+
+    /// Longest body that can be sent.
+    pub fn body_bytes_max(&self) -> usize {
+        self.shared.config.frame_bytes_max - message::MESSAGE_HEADER_LEN
+    }
+
+    pub fn counters(&self) -> TransportCounters {
+        self.shared.counters.snapshot()
+    }
+
+    /// Stops listening and connecting, and closes every connection. Requests still waiting end as
+    /// `NotSent` or `NoAnswer` shortly after.
+    pub fn shutdown(&self) {
+        self.shared.shutdown.cancel();
+    }
 }

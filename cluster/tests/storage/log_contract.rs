@@ -224,3 +224,24 @@ pub fn close_completes_what_is_queued_and_refuses_the_rest(open: &dyn Fn() -> Bo
     assert_eq!(rx.iter().filter(Result::is_ok).count(), 100);
     write(&*log, append(A, 101, &["x"])).unwrap_err();
 }
+
+/// Neither may wait for the thread that runs completions.
+pub fn a_completion_may_read_and_submit(open: &dyn Fn() -> Box<dyn LogStore>) {
+    let log: std::sync::Arc<dyn LogStore> = open().into();
+    let (tx, rx) = mpsc::channel();
+    let inner = log.clone();
+    log.submit(
+        append(A, 1, &["a"]),
+        Box::new(move |outcome| {
+            outcome.unwrap();
+            let submitted = tx.clone();
+            inner.submit(
+                append(A, 2, &["b"]),
+                Box::new(move |outcome| submitted.send(format!("{outcome:?}")).unwrap()),
+            );
+            tx.send(read(&*inner, A)).unwrap();
+        }),
+    );
+    assert_eq!(rx.recv().unwrap(), "1=a 2=b");
+    assert_eq!(rx.recv().unwrap(), "Ok(())");
+}

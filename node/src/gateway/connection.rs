@@ -72,7 +72,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let keep_alive = u64::from(admitted.keep_alive_secs);
         Self {
             down: Down::new(&shared.limits, admitted.client_receive_maximum),
-            inflight: InFlight::new(admitted.generation, pause, now),
+            inflight: InFlight::new(admitted.generation, pause),
             session: SessionGuard {
                 shared: shared.clone(),
                 key: admitted.key.clone(),

@@ -68,8 +68,8 @@ pub enum Outcome {
 #[derive(Debug)]
 enum State {
     Waiting,
-    /// Sent, and not answered.
-    Submitted,
+    /// Sent at this time, and not answered.
+    Submitted(Instant),
     Done(Outcome),
 }
 
@@ -111,6 +111,16 @@ pub struct Pause {
     pub max: Duration,
 }
 
+/// What was sent until then may have gone to a leader that answers nobody.
+#[derive(Clone, Copy, Debug)]
+struct Suspicion {
+    sent_until: Instant,
+    due: Instant,
+}
+
+/// How long a former leader may still answer: longer than a commit usually takes.
+const FORMER_LEADER_GRACE: Duration = Duration::from_millis(500);
+
 #[derive(Debug)]
 pub struct InFlight {
     generation: u64,
@@ -126,11 +136,11 @@ pub struct InFlight {
     pause: Pause,
     next_pause: Duration,
     overloaded: bool,
-    submitted_at: Instant,
+    suspicion: Option<Suspicion>,
 }
 
 impl InFlight {
-    pub fn new(generation: u64, pause: Pause, now: Instant) -> Self {
+    pub fn new(generation: u64, pause: Pause) -> Self {
         Self {
             generation,
             entries: VecDeque::new(),
@@ -142,7 +152,7 @@ impl InFlight {
             pause,
             next_pause: pause.min,
             overloaded: false,
-            submitted_at: now,
+            suspicion: None,
         }
     }
 
@@ -221,6 +231,7 @@ impl InFlight {
 
     /// The next command to submit, if any may be submitted now.
     pub fn due(&mut self, now: Instant) -> Option<Due> {
+        self.act_on_suspicion(now);
         if self.resend_at.is_some_and(|at| now < at) {
             return None;
         }
@@ -234,8 +245,7 @@ impl InFlight {
             let Some(command) = entry.command.clone() else {
                 continue;
             };
-            entry.state = State::Submitted;
-            self.submitted_at = now;
+            entry.state = State::Submitted(now);
             return Some(Due {
                 number,
                 attempt: self.attempt,
@@ -290,14 +300,24 @@ impl InFlight {
         }
     }
 
-    /// The shard has a new leader: what waits may go at once, and what was sent to the former one
-    /// long ago is sent again (it may be stopped rather than dead, and answer nobody).
+    /// The shard has a new leader: what waits may go at once. What was sent to the former one and
+    /// stays unanswered is sent again shortly: it may be stopped rather than dead, and answer
+    /// nobody.
     pub fn leader_changed(&mut self, now: Instant) {
-        if self.resend_at.take().is_some() {
+        self.resend_at = None;
+        self.suspicion = Some(Suspicion {
+            sent_until: now,
+            due: now + FORMER_LEADER_GRACE,
+        });
+    }
+
+    fn act_on_suspicion(&mut self, now: Instant) {
+        let Some(suspicion) = self.suspicion.filter(|s| s.due <= now) else {
             return;
-        }
-        let stuck = self.entries.iter().position(|e| matches!(e.state, State::Submitted));
-        if let Some(from) = stuck.filter(|_| now.duration_since(self.submitted_at) > Duration::from_secs(1)) {
+        };
+        self.suspicion = None;
+        let stuck = |e: &Entry| matches!(e.state, State::Submitted(at) if at <= suspicion.sent_until);
+        if let Some(from) = self.entries.iter().position(stuck) {
             self.go_back(from, &CallError::Unknown, now);
             self.resend_at = None;
         }
@@ -308,7 +328,7 @@ impl InFlight {
         self.overloaded = matches!(error, CallError::Overloaded { .. });
         self.attempt = self.attempt.wrapping_add(1);
         for (offset, entry) in self.entries.iter_mut().enumerate() {
-            let unanswered = matches!(entry.state, State::Submitted);
+            let unanswered = matches!(entry.state, State::Submitted(_));
             // A read that overtook a lost write would not see it.
             let overtaking_read = offset > from && entry.ordinal == 0 && entry.command.is_some();
             if unanswered || offset == from || overtaking_read {
@@ -349,7 +369,8 @@ impl InFlight {
 
     /// When to send again.
     pub fn resend_at(&self) -> Option<Instant> {
-        self.resend_at
+        let suspected = self.suspicion.map(|s| s.due);
+        [self.resend_at, suspected].into_iter().flatten().min()
     }
 
     /// Since when the oldest entry waits for its answer.

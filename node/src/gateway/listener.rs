@@ -99,6 +99,12 @@ impl Gateway {
         self.shared.closes.used()
     }
 
+    /// Every session announces itself again, spread over [`Limits::announce_spread`]: for when
+    /// leaders may have taken this node for lost, though none has changed.
+    pub fn announce_all(&self) {
+        self.shared.registry.leader_changed(|_| true);
+    }
+
     /// Every connection answers what it received, says "use another server", and closes; at
     /// `deadline` the rest is cut. Says whether all went in time. New connections are refused
     /// only while the node is marked as draining.

@@ -73,6 +73,7 @@ impl Protocol {
     /// # Errors
     /// Says what the client did wrong; the connection cannot go on.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Incoming, Violation> {
+        self.check_empty(input)?;
         match self {
             Protocol::V3(codec) => {
                 let (packet, _) = codec.decode(input)?.ok_or(Violation::Malformed)?;
@@ -82,6 +83,15 @@ impl Protocol {
                 let (packet, _) = codec.decode(input)?.ok_or(Violation::Malformed)?;
                 from_v5(packet)
             }
+        }
+    }
+
+    /// The codec ignores bodies where there must be none.
+    fn check_empty(&self, packet: &[u8]) -> Result<(), Violation> {
+        match packet {
+            [0xc0, length, ..] if *length > 0 => Err(Violation::Malformed),
+            [0xe0, length, ..] if *length > 0 && !self.is_v5() => Err(Violation::Malformed),
+            _ => Ok(()),
         }
     }
 

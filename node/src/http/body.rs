@@ -8,7 +8,7 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::web::{self, Bytes, BytesMut};
 use actix_web::{FromRequest, HttpRequest};
 use futures::StreamExt as _;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::context::App;
 use super::problem::{Kind, Problem};
@@ -92,6 +92,21 @@ impl Body {
     pub fn json<T: DeserializeOwned>(&self, types: &[&str]) -> Result<T, Problem> {
         self.expect_type(types)?;
         serde_json::from_slice(&self.bytes).map_err(|e| bad_json(&e))
+    }
+
+    /// As [`Self::json`], for a type that is an object: serde would take an array for a struct.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub fn object<T: DeserializeOwned>(&self, types: &[&str]) -> Result<T, Problem> {
+        if self.bytes.trim_ascii_start().first() != Some(&b'{') {
+            self.json::<IgnoredAny>(types)?;
+            return Err(Problem::new(
+                Kind::InvalidBody,
+                "the body is JSON, but no object; see /openapi.json for the expected shape",
+            ));
+        }
+        self.json(types)
     }
 
     fn expect_type(&self, types: &[&str]) -> Result<(), Problem> {

@@ -149,7 +149,7 @@ pub async fn put(context: Context, id: web::Path<String>, body: Body) -> Result<
     let body: DeviceBody = if body.bytes.is_empty() {
         DeviceBody::default()
     } else {
-        body.json(&[JSON])?
+        body.object(&[JSON])?
     };
     let status = body.status.unwrap_or_default();
     let (reply, created) = match put_condition(&context)? {
@@ -234,7 +234,7 @@ pub async fn get(context: Context, id: web::Path<String>) -> Result<HttpResponse
     responses((status = 200, description = "The device after the change", body = Device)))]
 pub async fn patch(context: Context, id: web::Path<String>, body: Body) -> Result<HttpResponse, Problem> {
     let device = context.device(&id)?;
-    let body: DeviceBody = body.json(&[MERGE_PATCH, JSON])?;
+    let body: DeviceBody = body.object(&[MERGE_PATCH, JSON])?;
     let command = Command::PatchDevice {
         status: body.status,
         condition: if_match(&context)?,

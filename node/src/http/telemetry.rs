@@ -11,6 +11,7 @@ use base64::Engine as _;
 use cluster::api::{TelemetryPage, TelemetryQuery, TelemetryRow};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{is_json_type, Body};
@@ -23,6 +24,8 @@ use crate::observe::metrics::names;
 const LIMIT_DEFAULT: u32 = 100;
 /// Payload bytes after which a page ends early; it holds at least one row.
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Payloads that nest deeper are shown as base64.
+const BODY_DEPTH_MAX: usize = 64;
 
 pub const ID_HEADER: &str = "Idempotency-Key";
 pub const STREAM_HEADER: &str = "X-Holdfast-Stream";
@@ -42,7 +45,8 @@ pub struct TelemetryItem {
     #[schema(value_type = Object)]
     pub properties: BTreeMap<String, Property>,
     pub content_type: Option<String>,
-    /// The payload as it came, when it is JSON (by its content type, or because it parses).
+    /// The payload as it came, when it is JSON (by its content type, or because it parses), at most
+    /// 64 levels deep and with numbers that fit 64 bits.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub body: Option<Box<RawValue>>,
@@ -105,11 +109,27 @@ impl TelemetryItem {
     }
 }
 
+/// The payload as JSON, if it promises or seems to be JSON and every reader of the page can be
+/// expected to read it: one device must not make a page unreadable with a number of a thousand
+/// digits or with brackets ten thousand deep.
 fn json_body(content_type: Option<&str>, body: &[u8]) -> Option<Box<RawValue>> {
     if !content_type.is_none_or(is_json_type) {
         return None;
     }
+    let value: Value = serde_json::from_slice(body).ok()?;
+    if depth(&value) > BODY_DEPTH_MAX {
+        return None;
+    }
     serde_json::from_slice(body).ok()
+}
+
+/// Levels of nesting; 0 for a scalar. The parser has bounded it.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 fn properties_object(properties: Vec<(String, String)>) -> BTreeMap<String, Property> {
@@ -354,6 +374,11 @@ mod tests {
         assert_eq!(json(Some("application/senml+json"), "[]").as_deref(), Some("[]"));
         assert_eq!(json(Some("text/plain"), "1"), None);
         assert_eq!(json(Some("application/json"), "{"), None);
+        let nested = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(json(None, &nested(64)).is_some() && json(None, &nested(65)).is_none());
+        assert_eq!(json(None, &nested(100_000)), None);
+        assert_eq!(json(None, &"1".repeat(1000)), None, "no number that readers know");
+        assert_eq!(json(None, r#""\ud800""#), None, "no text that readers know");
         assert_eq!(json(None, ""), None);
     }
 

@@ -146,7 +146,7 @@ pub async fn get(context: Context, id: web::Path<String>) -> Result<HttpResponse
         description = "A merge patch (RFC 7396) of tags and desired: null deletes"),
     responses((status = 200, description = "All named sections were changed", body = TwinWritten)))]
 pub async fn patch(context: Context, id: web::Path<String>, body: Body) -> Result<HttpResponse, Problem> {
-    write_sections(context, &id, body.json(&[MERGE_PATCH, JSON])?, WriteMode::Merge).await
+    write_sections(context, &id, body.object(&[MERGE_PATCH, JSON])?, WriteMode::Merge).await
 }
 
 #[utoipa::path(put, path = "/api/v1/devices/{id}/twin", tag = "twin", operation_id = "putTwin",
@@ -155,7 +155,7 @@ pub async fn patch(context: Context, id: web::Path<String>, body: Body) -> Resul
     request_body(content = TwinBody, description = "Replaces the named sections, leaves the others alone"),
     responses((status = 200, description = "All named sections were replaced", body = TwinWritten)))]
 pub async fn put(context: Context, id: web::Path<String>, body: Body) -> Result<HttpResponse, Problem> {
-    write_sections(context, &id, body.json(&[JSON])?, WriteMode::Replace).await
+    write_sections(context, &id, body.object(&[JSON])?, WriteMode::Replace).await
 }
 
 async fn write_sections(context: Context, id: &str, body: TwinBody, mode: WriteMode) -> Result<HttpResponse, Problem> {

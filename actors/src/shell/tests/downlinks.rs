@@ -33,11 +33,15 @@ fn subscribe(filter: &str, qos: Qos) -> Command {
 }
 
 fn write(section: Section, json: &str) -> Command {
+    write_as(WriteMode::Merge, section, json)
+}
+
+fn write_as(mode: WriteMode, section: Section, json: &str) -> Command {
     Command::UpdateTwin {
         origin: Origin::Operator,
         writes: vec![SectionWrite {
             section,
-            mode: WriteMode::Merge,
+            mode,
             json: json.to_owned(),
         }],
         condition: None,
@@ -99,12 +103,20 @@ async fn disabled_or_deleted_device_is_disconnected() {
 async fn desired_change_reaches_the_subscribed_connection() {
     on_one_thread(async {
         let mut f = connected().await;
-        f.call("deaf", "lamp", write(Section::Desired, r#"{"a":1}"#)).await.unwrap();
+        f.call("deaf", "lamp", write(Section::Desired, r#"{"a":1}"#))
+            .await
+            .unwrap();
         assert!(f.ledger.downlinks().is_empty(), "no subscription yet");
-        f.call("sub", "lamp", subscribe("devices/lamp/twin/#", Qos::AtLeastOnce)).await.unwrap();
-        f.call("tags", "lamp", write(Section::Tags, r#"{"a":1}"#)).await.unwrap();
+        f.call("sub", "lamp", subscribe("devices/lamp/twin/#", Qos::AtLeastOnce))
+            .await
+            .unwrap();
+        f.call("tags", "lamp", write(Section::Tags, r#"{"a":1}"#))
+            .await
+            .unwrap();
         assert!(f.ledger.downlinks().is_empty());
-        f.call("desired", "lamp", write(Section::Desired, r#"{"on":true,"a":null}"#)).await.unwrap();
+        f.call("desired", "lamp", write(Section::Desired, r#"{"on":true,"a":null}"#))
+            .await
+            .unwrap();
         let notes = f.ledger.downlinks();
         assert_eq!(notes.len(), 1);
         assert_eq!((notes[0].gateway, notes[0].generation), (OLD, 1));
@@ -114,6 +126,32 @@ async fn desired_change_reaches_the_subscribed_connection() {
         assert_eq!(*qos, Qos::AtLeastOnce);
         let patch: serde_json::Value = serde_json::from_str(json).unwrap();
         assert_eq!(patch, serde_json::json!({"on": true, "a": null, "$version": 2}));
+    })
+    .await;
+}
+
+/// After a replacement the device is told what went, too: merged into its copy, the patch yields
+/// the new section.
+#[tokio::test]
+async fn replaced_desired_reaches_the_device_as_a_merge_patch() {
+    on_one_thread(async {
+        let mut f = connected().await;
+        f.call("sub", "lamp", subscribe("devices/lamp/twin/desired", Qos::AtMostOnce))
+            .await
+            .unwrap();
+        let old = r#"{"a":1,"b":{"c":1,"d":2},"e":[1]}"#;
+        f.call("old", "lamp", write(Section::Desired, old)).await.unwrap();
+        let new = r#"{"b":{"d":3},"e":[1],"f":true}"#;
+        f.call("new", "lamp", write_as(WriteMode::Replace, Section::Desired, new))
+            .await
+            .unwrap();
+        let notes = f.ledger.downlinks();
+        let DownlinkBody::DesiredChanged { json, .. } = &notes[1].body else {
+            panic!("{:?}", notes[1].body);
+        };
+        let patch: serde_json::Value = serde_json::from_str(json).unwrap();
+        let expected = serde_json::json!({"a": null, "b": {"c": null, "d": 3}, "f": true, "$version": 2});
+        assert_eq!(patch, expected);
     })
     .await;
 }

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 
 use super::*;
 use crate::shell::house::{Escalated, House, HouseHandle, Part, PartError, Restart, StopSignal};
+use crate::shell::run_on;
 
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -17,7 +18,7 @@ fn part(name: &'static str, restart: Restart, failures: u64, starts: &Arc<Atomic
         let start = starts.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             if start < failures {
-                if start % 2 == 0 {
+                if start.is_multiple_of(2) {
                     panic!("on purpose");
                 }
                 return Err("failed on purpose".into());
@@ -146,4 +147,54 @@ async fn deaf_part_is_dropped_after_the_grace_period() {
     let (house, _, _) = house(parts).await;
     assert!(!house.stop(Duration::from_millis(20)).await);
     until(|| Arc::strong_count(&held) == 1).await;
+}
+
+/// What must stay on one thread is supervised like the rest: a panic on the arbiter is a failure
+/// of its part, and the arbiter goes on.
+#[test]
+fn part_on_an_arbiter_is_started_again() {
+    let test = async {
+        let arbiter = actix_rt::Arbiter::new();
+        let handle = arbiter.handle();
+        let starts = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&starts);
+        let body = move |stop: StopSignal| -> BoxFuture<'static, Result<(), PartError>> {
+            let (arbiter, starts) = (handle.clone(), Arc::clone(&counted));
+            Box::pin(run_on(arbiter, stop, move |mut stop| async move {
+                let not_send = Rc::new(starts);
+                if not_send.fetch_add(1, Ordering::SeqCst) == 0 {
+                    panic!("on purpose");
+                }
+                stop.stopped().await;
+                Ok(())
+            }))
+        };
+        let parts = vec![Part {
+            name: "shard",
+            restart: Restart::Always {
+                max: 1,
+                within_ms: 1_000,
+            },
+            start: Box::new(body),
+        }];
+        let (house, _, escalated) = house(parts).await;
+        until_elsewhere(|| starts.load(Ordering::SeqCst) == 2).await;
+        assert_eq!(house.restarts("shard"), Some(1));
+        assert!(house.stop(GRACE).await);
+        assert!(escalated.lock().unwrap().is_empty());
+        arbiter.stop();
+    };
+    actix_rt::System::new().block_on(test);
+}
+
+/// Waits for something another thread does.
+async fn until_elsewhere(done: impl Fn() -> bool) {
+    let wait = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(GRACE, wait)
+        .await
+        .expect("the condition never came true");
 }

@@ -99,7 +99,6 @@ async fn longest_idle_makes_room() {
         f.call("b", "b", register()).await.unwrap();
         f.tick_after(10);
         f.call("a again", "a", telemetry()).await.unwrap();
-        f.tick_after(10);
         f.call("c", "c", register()).await.unwrap();
         assert_eq!(f.host.counts().active, 2);
         let loads = f.ledger.loads();

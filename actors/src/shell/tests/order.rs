@@ -100,6 +100,24 @@ async fn reset_ends_queued_messages_as_unknown() {
     .await;
 }
 
+/// The same when the host itself goes away.
+#[tokio::test]
+async fn dropped_host_submits_nothing_more() {
+    on_one_thread(async {
+        let mut f = Fixture::new(HostLimits::default());
+        f.call("register", "a", register()).await.unwrap();
+        f.send("queued", "a", telemetry());
+        let Fixture {
+            host, ledger, heard, ..
+        } = f;
+        drop(host);
+        until(|| heard.lock().unwrap().len() == 2).await;
+        assert_eq!(heard.lock().unwrap()[1].1, Err(CallError::Unknown));
+        assert_eq!(ledger.events().len(), 1);
+    })
+    .await;
+}
+
 /// A device holds no more than its mailbox; what exceeds it hears so and changes nothing.
 #[tokio::test]
 async fn full_mailbox_is_refused_not_dropped() {
@@ -115,7 +133,10 @@ async fn full_mailbox_is_refused_not_dropped() {
         }
         f.heard(7).await;
         for label in ["5", "6"] {
-            assert!(matches!(f.outcome(label), Some(Err(CallError::Overloaded { .. }))), "{label}");
+            assert!(
+                matches!(f.outcome(label), Some(Err(CallError::Overloaded { .. }))),
+                "{label}"
+            );
         }
         assert_eq!(seq(f.answer("4")), 4);
         assert_eq!(seq(f.call("later", "a", telemetry()).await.unwrap().answer), 5);

@@ -46,7 +46,10 @@ async fn fallen_device_waits_for_its_submissions() {
         f.host.on_settled().unwrap();
         f.pending(2).await;
         f.ledger.commit_all();
-        assert_eq!([seq(f.answer("t1")), seq(f.answer("t2")), seq(f.answer("t3"))], [1, 2, 3]);
+        assert_eq!(
+            [seq(f.answer("t1")), seq(f.answer("t2")), seq(f.answer("t3"))],
+            [1, 2, 3]
+        );
         assert_eq!(f.host.counts().recovering, 0);
         assert_eq!(f.ledger.misfits(), 0);
     })

@@ -14,9 +14,11 @@ use bytes::Bytes;
 use rocksdb::{DBCompressionType, DBRecoveryMode, IteratorMode, Options, ReadOptions, DB};
 
 use super::entries::{self, Overlay};
-use super::queue::{Extent, Queue};
+use super::queue::Queue;
+use super::wal::{self, Mark};
 use super::writer::{Fatal, Writer};
 use super::{base_options, io_error, log_keys, open_error, refuse_headless, BlockCache};
+use crate::storage::extent::Extent;
 use crate::storage::fault::DiskFaults;
 use crate::storage::{sealed, Durable, LogCounters, LogOp, LogRecord, LogStore, StorageOpenError};
 
@@ -59,6 +61,7 @@ impl RocksLog {
     /// crash was never acknowledged; it is dropped.
     pub fn open(dir: &Path, options: LogOptions, fatal: Fatal) -> Result<Self, StorageOpenError> {
         refuse_headless(dir, options.must_exist)?;
+        wal::mend(dir)?;
         let db = DB::open(&rocks_options(&options.cache), dir).map_err(|e| open_error(dir, &e))?;
         let extents = survey(&db).map_err(|e| survey_error(dir, e))?;
         let first_of = |extent: &Extent| extent.present.map(|(first, _)| first);
@@ -66,6 +69,12 @@ impl RocksLog {
             .iter()
             .filter_map(|(shard, e)| Some((*shard, first_of(e)?)))
             .collect();
+        let database = wal::database_of(dir).map_err(|e| survey_error(dir, e))?;
+        let mark = Mark {
+            database: database.unwrap_or_default(),
+            // What was recovered was flushed while opening.
+            synced: db.latest_sequence_number(),
+        };
         let db = Arc::new(db);
         let queue = Arc::new(Queue::new(extents));
         let writer = Writer {
@@ -76,6 +85,7 @@ impl RocksLog {
             skip_fsync: options.skip_fsync,
             skip_vote_fsync: options.skip_vote_fsync,
             purged_below,
+            mark,
             scratch: Vec::new(),
         };
         let thread = std::thread::Builder::new()

@@ -6,6 +6,7 @@ mod log;
 mod log_keys;
 mod queue;
 mod state;
+mod wal;
 mod writer;
 
 use std::io;

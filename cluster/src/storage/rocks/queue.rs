@@ -9,6 +9,7 @@ use std::thread::ThreadId;
 
 use actors::id::ShardId;
 
+use crate::storage::extent::Extent;
 use crate::storage::{Durable, LogCounters, LogOp};
 
 /// Operations that may wait: 1,024 shards with 64 each.
@@ -19,75 +20,6 @@ pub const BYTES_MAX: usize = 256 << 20;
 pub const BATCH_OPS_MAX: usize = 4096;
 /// Bytes of one write, passed by at most one operation.
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
-
-/// Which entries of a shard there are: `first..=last`, or none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Extent {
-    pub present: Option<(u64, u64)>,
-    /// Where the next append must begin, if known.
-    next: Option<u64>,
-}
-
-impl Extent {
-    pub fn of(first: u64, last: u64) -> Self {
-        Self {
-            present: Some((first, last)),
-            next: Some(last + 1),
-        }
-    }
-
-    /// # Errors
-    /// Says which rule `op` breaks.
-    pub fn apply(&mut self, op: &LogOp) -> Result<(), String> {
-        match op {
-            LogOp::Append {
-                shard,
-                first_index,
-                entries,
-            } if !entries.is_empty() => {
-                if self.next.is_some_and(|next| next != *first_index) {
-                    let next = self.next.unwrap_or_default();
-                    return Err(format!(
-                        "shard {shard}: append at {first_index}, the log goes on at {next}"
-                    ));
-                }
-                let last = first_index + entries.len() as u64 - 1;
-                *self = Self::of(self.present.map_or(*first_index, |(first, _)| first), last);
-            }
-            LogOp::Truncate { last_kept, .. } => self.truncate(*last_kept),
-            LogOp::Purge { up_to, .. } => self.purge(*up_to),
-            LogOp::Append { .. } | LogOp::Put { .. } => {}
-        }
-        Ok(())
-    }
-
-    fn truncate(&mut self, last_kept: Option<u64>) {
-        let Some((first, last)) = self.present else { return };
-        *self = match last_kept {
-            Some(kept) if kept >= last => return,
-            Some(kept) if kept >= first => Self::of(first, kept),
-            // Everything goes; what was there began at `first`, and so does what comes next.
-            _ => Self {
-                present: None,
-                next: Some(first),
-            },
-        };
-    }
-
-    fn purge(&mut self, up_to: u64) {
-        match self.present {
-            Some((first, last)) if up_to < last => *self = Self::of(first.max(up_to + 1), last),
-            Some(_) => {
-                *self = Self {
-                    present: None,
-                    next: Some(up_to + 1),
-                }
-            }
-            // A snapshot was installed over an empty log.
-            None => self.next = Some(self.next.map_or(up_to + 1, |next| next.max(up_to + 1))),
-        }
-    }
-}
 
 pub struct Item {
     pub op: Arc<LogOp>,
@@ -112,7 +44,7 @@ impl State {
     pub fn pending(&self, shard: ShardId) -> Vec<Arc<LogOp>> {
         let queued = self.waiting.iter().map(|item| &item.op);
         let all = self.writing.iter().chain(queued);
-        all.filter(|op| shard_of(op) == shard).cloned().collect()
+        all.filter(|op| op.shard() == shard).cloned().collect()
     }
 
     fn full(&self) -> bool {
@@ -161,9 +93,9 @@ impl Queue {
             return Err(done);
         }
         if state.failed.is_none() {
-            state.failed = state.extents.entry(shard_of(&op)).or_default().apply(&op).err();
+            state.failed = state.extents.entry(op.shard()).or_default().apply(&op).err();
         }
-        state.waiting_bytes += bytes_of(&op);
+        state.waiting_bytes += op.payload_bytes();
         state.waiting.push_back(Item { op: Arc::new(op), done });
         drop(state);
         self.work.notify_one();
@@ -185,7 +117,7 @@ impl Queue {
         let mut bytes = 0;
         while batch.len() < BATCH_OPS_MAX && bytes < BATCH_BYTES_MAX {
             let Some(item) = state.waiting.pop_front() else { break };
-            bytes += bytes_of(&item.op);
+            bytes += item.op.payload_bytes();
             batch.push(item);
         }
         state.waiting_bytes -= bytes;
@@ -199,24 +131,5 @@ impl Queue {
         self.lock().closing = true;
         self.work.notify_all();
         self.room.notify_all();
-    }
-}
-
-pub fn shard_of(op: &LogOp) -> ShardId {
-    match op {
-        LogOp::Append { shard, .. }
-        | LogOp::Truncate { shard, .. }
-        | LogOp::Purge { shard, .. }
-        | LogOp::Put { shard, .. } => *shard,
-    }
-}
-
-/// Payload bytes of an operation.
-pub fn bytes_of(op: &LogOp) -> usize {
-    match op {
-        LogOp::Append { entries, .. } => entries.iter().map(|entry| entry.len()).sum(),
-        LogOp::Truncate { .. } => 0,
-        LogOp::Purge { record, .. } => record.len(),
-        LogOp::Put { value, .. } => value.len(),
     }
 }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use actors::id::ShardId;
 use rocksdb::{WriteBatch, WriteOptions, DB};
 
-use super::queue::{bytes_of, Item, Queue};
+use super::queue::{Item, Queue};
+use super::wal::Mark;
 use super::{io_error, log_keys};
 use crate::storage::fault::DiskFaults;
 use crate::storage::{sealed, LogOp, LogRecord};
@@ -32,6 +33,8 @@ pub struct Writer {
     /// Per shard, the index below which nothing is left. A purge deletes from here: deletions that
     /// all began at 0 would overlap, and cost reads the square of their number.
     pub purged_below: BTreeMap<ShardId, u64>,
+    /// What the next batch says about those before it.
+    pub mark: Mark,
     /// Reused for sealing.
     pub scratch: Vec<u8>,
 }
@@ -70,7 +73,7 @@ impl Writer {
             Ok(written) if state.failed.is_none() => {
                 state.counters.fsyncs += u64::from(written.synced);
                 state.counters.ops += items.len() as u64;
-                state.counters.bytes += items.iter().map(|item| bytes_of(&item.op) as u64).sum::<u64>();
+                state.counters.bytes += items.iter().map(|item| item.op.payload_bytes() as u64).sum::<u64>();
                 state.counters.sync_us += written.took_us;
             }
             Ok(_) => {}
@@ -85,10 +88,19 @@ impl Writer {
             return Err(io::Error::other(reason));
         }
         let mut batch = WriteBatch::default();
+        // First and last, where `wal` looks for it.
+        batch.put_log_data(self.mark.bytes());
         let mut emptied = Vec::new();
         for item in items {
             self.encode(&item.op, &mut batch, &mut emptied);
         }
+        if batch.is_empty() {
+            return Ok(Written {
+                synced: false,
+                took_us: 0,
+            });
+        }
+        batch.put_log_data(self.mark.bytes());
         let synced = items.iter().any(|item| self.needs_sync(&item.op));
         let watch = Stopwatch::start();
         if let Some(faults) = &self.faults {
@@ -102,6 +114,9 @@ impl Writer {
             self.db.flush_wal(true).map_err(|e| io_error(&e))?;
         }
         let took_us = watch.micros();
+        if synced {
+            self.mark.synced = self.db.latest_sequence_number();
+        }
         for (from, to) in emptied {
             self.db.delete_file_in_range(from, to).map_err(|e| io_error(&e))?;
         }
@@ -109,16 +124,15 @@ impl Writer {
     }
 
     fn needs_sync(&self, op: &LogOp) -> bool {
-        match op {
-            LogOp::Append { entries, .. } => !self.skip_fsync && !entries.is_empty(),
-            LogOp::Put { record, .. } => match record {
-                LogRecord::Vote => !self.skip_vote_fsync,
-                // Losing it costs a restarted replica some patience, never an entry.
-                LogRecord::Committed => false,
-                LogRecord::Purged => true,
-            },
-            LogOp::Truncate { .. } | LogOp::Purge { .. } => true,
-        }
+        let skipped = match op {
+            LogOp::Append { .. } => self.skip_fsync,
+            LogOp::Put {
+                record: LogRecord::Vote,
+                ..
+            } => self.skip_vote_fsync,
+            _ => false,
+        };
+        op.needs_sync() && !skipped
     }
 
     /// Operations act in the order in which they enter the batch: a deletion does not touch what

@@ -97,7 +97,7 @@ proptest! {
         reads in any::<u64>(),
     ) {
         let mut now = Instant::now();
-        let mut inflight = InFlight::new(1, PAUSE, now);
+        let mut inflight = InFlight::new(1, PAUSE);
         let mut world = World::default();
         let mut pushed = 0;
         let mut answered = Vec::new();
@@ -142,7 +142,7 @@ proptest! {
 #[test]
 fn stale_session_ends() {
     let now = Instant::now();
-    let mut inflight = InFlight::new(1, PAUSE, now);
+    let mut inflight = InFlight::new(1, PAUSE);
     write(&mut inflight, now);
     let due = inflight.due(now).unwrap();
     let stale = Refusal::StaleSession {
@@ -157,7 +157,7 @@ fn stale_session_ends() {
 #[test]
 fn gap_before_the_window_ends() {
     let now = Instant::now();
-    let mut inflight = InFlight::new(1, PAUSE, now);
+    let mut inflight = InFlight::new(1, PAUSE);
     write(&mut inflight, now);
     let due = inflight.due(now).unwrap();
     inflight.answered(due.number, due.attempt, done(), now).unwrap();
@@ -173,7 +173,7 @@ fn gap_before_the_window_ends() {
 #[test]
 fn late_answers_are_ignored() {
     let now = Instant::now();
-    let mut inflight = InFlight::new(1, PAUSE, now);
+    let mut inflight = InFlight::new(1, PAUSE);
     write(&mut inflight, now);
     write(&mut inflight, now);
     let (first, second) = (inflight.due(now).unwrap(), inflight.due(now).unwrap());
@@ -188,4 +188,21 @@ fn late_answers_are_ignored() {
         .map(|due| due.number)
         .collect();
     assert_eq!(numbers, [first.number, second.number]);
+}
+
+/// A leader that was stopped answers nobody; its successor gets the command.
+#[test]
+fn silence_of_a_former_leader_is_not_waited_out() {
+    let now = Instant::now();
+    let mut inflight = InFlight::new(1, PAUSE);
+    write(&mut inflight, now);
+    let first = inflight.due(now).unwrap();
+    inflight.leader_changed(now);
+    assert!(inflight.due(now).is_none());
+    let later = inflight.resend_at().unwrap();
+    let again = inflight.due(later).unwrap();
+    assert_eq!(again.number, first.number);
+    assert_ne!(again.attempt, first.attempt);
+    // What was sent after the change is not suspected.
+    assert!(inflight.due(later + FORMER_LEADER_GRACE).is_none());
 }

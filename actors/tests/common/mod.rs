@@ -1,0 +1,383 @@
+//! Random commands, events and times, from small ranges so that they meet each other.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use actors::device::*;
+use actors::id::{DeviceId, DeviceKey, Gateway, TenantId};
+use actors::time::Timestamp;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+pub fn lamp() -> DeviceKey {
+    DeviceKey::new(TenantId::DEFAULT, DeviceId::parse("lamp").unwrap())
+}
+
+/// Small bounds, so that random stories reach them.
+pub fn tight_policy() -> Policy {
+    Policy {
+        auto_register: true,
+        telemetry_count_max: 5,
+        tags_bytes_max: 40,
+        section_bytes_max: 60,
+        twin_depth_max: 3,
+        message_ids_max: 4,
+        packet_ids_max: 3,
+        subscriptions_max: 3,
+        session_expiry_secs_max: 20,
+    }
+}
+
+/// Mostly small, now and then at the edge.
+pub fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![12 => 0..8u64, 1 => Just(u64::MAX), 1 => Just(u64::MAX - 1), 1 => any::<u64>()]
+}
+
+pub fn short() -> impl Strategy<Value = u32> {
+    prop_oneof![8 => 0..12u32, 1 => any::<u32>()]
+}
+
+pub fn timestamp() -> impl Strategy<Value = Timestamp> {
+    prop_oneof![6 => (0..60_000u64).prop_map(Timestamp), 1 => any::<u64>().prop_map(Timestamp)]
+}
+
+fn status() -> impl Strategy<Value = Status> {
+    prop_oneof![9 => Just(Status::Enabled), 1 => Just(Status::Disabled)]
+}
+
+fn precondition() -> impl Strategy<Value = Precondition> {
+    prop_oneof![
+        4 => Just(Precondition::None),
+        1 => Just(Precondition::Exists),
+        1 => Just(Precondition::Absent),
+        1 => number().prop_map(Precondition::Etag),
+    ]
+}
+
+pub fn gateway() -> impl Strategy<Value = Gateway> {
+    (1..3u64, 1..3u64).prop_map(|(node, boot)| Gateway { node, boot })
+}
+
+pub fn fence() -> impl Strategy<Value = Fence> {
+    (number(), number()).prop_map(|(generation, ordinal)| Fence { generation, ordinal })
+}
+
+fn delivery() -> impl Strategy<Value = Delivery> {
+    (0..4u16, any::<bool>(), 0..3u64).prop_map(|(packet_id, dup, digest)| Delivery { packet_id, dup, digest })
+}
+
+pub fn origin() -> impl Strategy<Value = Origin> {
+    prop_oneof![
+        3 => (fence(), option::of(delivery())).prop_map(|(fence, delivery)| Origin::Session { fence, delivery }),
+        1 => Just(Origin::Operator),
+    ]
+}
+
+pub fn telemetry() -> impl Strategy<Value = Telemetry> {
+    let stream = prop_oneof![9 => Just(String::new()), 1 => "[a-c/]{0,3}"];
+    let id = option::of(prop_oneof![9 => "[a-c]", 1 => Just(String::new())]);
+    (stream, id, option::of(timestamp()), vec(any::<u8>(), 0..8)).prop_map(|(stream, message_id, device_time, body)| {
+        Telemetry {
+            stream,
+            message_id,
+            device_time,
+            body,
+            ..Telemetry::default()
+        }
+    })
+}
+
+pub fn will() -> impl Strategy<Value = Will> {
+    (prop_oneof![0..4u32, short()], telemetry()).prop_map(|(delay_secs, telemetry)| Will { delay_secs, telemetry })
+}
+
+fn cause() -> impl Strategy<Value = CloseCause> {
+    prop_oneof![
+        option::of(short()).prop_map(|expiry_secs| CloseCause::Graceful { expiry_secs }),
+        Just(CloseCause::Abrupt),
+        Just(CloseCause::GatewayLost),
+    ]
+}
+
+fn subscriptions() -> impl Strategy<Value = Vec<Subscription>> {
+    let filter = prop_oneof![9 => "[a-d]", 1 => Just(String::new())];
+    let one = filter.prop_map(|filter| Subscription {
+        filter,
+        qos: Qos::AtLeastOnce,
+    });
+    vec(one, 0..4)
+}
+
+fn section() -> impl Strategy<Value = Section> {
+    prop_oneof![Just(Section::Tags), Just(Section::Desired), Just(Section::Reported)]
+}
+
+/// Objects, other JSON, and what only looks like it.
+pub fn json() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        "[0-9]{1,3}",
+        "\"[a-z]{0,9}\"",
+        Just("1e999".to_owned()),
+        Just("-0.0".to_owned()),
+    ];
+    let value = leaf.prop_recursive(4, 12, 3, |inner| {
+        let member = ("[a-c$]{0,2}", inner.clone()).prop_map(|(key, value)| format!("\"{key}\":{value}"));
+        prop_oneof![
+            vec(member, 0..3).prop_map(|members| format!("{{{}}}", members.join(","))),
+            vec(inner, 0..3).prop_map(|items| format!("[{}]", items.join(" , "))),
+        ]
+    });
+    let member = ("[a-c]", value.clone()).prop_map(|(key, value)| format!("\"{key}\":{value}"));
+    prop_oneof![
+        6 => "[a-c]".prop_map(|key| format!("{{\"{key}\": 1}}")),
+        6 => vec(member, 0..4).prop_map(|members| format!("{{{}}}", members.join(","))),
+        1 => value,
+        1 => any::<String>(),
+        1 => "[\\[{\":\\\\\\]},a0]{0,20}",
+        1 => (1..3000usize).prop_map(|depth| "{\"a\":".repeat(depth)),
+    ]
+}
+
+fn writes() -> impl Strategy<Value = Vec<SectionWrite>> {
+    let mode = prop_oneof![3 => Just(WriteMode::Merge), 1 => Just(WriteMode::Replace)];
+    let one = (section(), mode, json()).prop_map(|(section, mode, json)| SectionWrite { section, mode, json });
+    vec(one, 0..3)
+}
+
+fn twin_match() -> impl Strategy<Value = TwinMatch> {
+    prop_oneof![
+        number().prop_map(TwinMatch::Twin),
+        (section(), number()).prop_map(|(section, version)| TwinMatch::Section(section, version)),
+    ]
+}
+
+pub fn command() -> impl Strategy<Value = Command> {
+    let open = (gateway(), any::<bool>(), short(), option::of(will())).prop_map(
+        |(gateway, clean_start, expiry_secs, will)| {
+            Command::OpenSession(Box::new(OpenSession {
+                gateway,
+                clean_start,
+                expiry_secs,
+                keep_alive_secs: 60,
+                protocol: 5,
+                will,
+            }))
+        },
+    );
+    let update = (origin(), writes(), option::weighted(0.2, twin_match()));
+    let filters = vec("[a-d]", 0..3);
+    prop_oneof![
+        2 => (status(), precondition()).prop_map(|(status, condition)| Command::PutDevice { status, condition }),
+        1 => (option::of(status()), precondition())
+            .prop_map(|(status, condition)| Command::PatchDevice { status, condition }),
+        1 => precondition().prop_map(|condition| Command::DeleteDevice { condition }),
+        1 => Just(Command::ReadDevice),
+        5 => open,
+        3 => (number(), cause()).prop_map(|(generation, cause)| Command::CloseSession { generation, cause }),
+        2 => (number(), gateway())
+            .prop_map(|(generation, gateway)| Command::AnnounceSession { generation, gateway }),
+        3 => (fence(), subscriptions()).prop_map(|(fence, subscriptions)| Command::Subscribe { fence, subscriptions }),
+        1 => (fence(), filters).prop_map(|(fence, filters)| Command::Unsubscribe { fence, filters }),
+        10 => (origin(), telemetry()).prop_map(|(origin, telemetry)| Command::RecordTelemetry { origin, telemetry }),
+        1 => Just(Command::ReadTwin),
+        5 => update.prop_map(|(origin, writes, condition)| Command::UpdateTwin { origin, writes, condition }),
+        2 => Just(Command::ExpireSession),
+        2 => Just(Command::PublishWill),
+        2 => (number(), option::of(timestamp()))
+            .prop_map(|(before_seq, oldest_at)| Command::TrimTelemetry { before_seq, oldest_at }),
+    ]
+}
+
+/// Whatever the random generation and ordinal are, most commands get live ones.
+pub fn aim(command: &mut Command, state: &DeviceState) {
+    let Some(session) = state.session.as_deref() else {
+        return;
+    };
+    let next = session.last_ordinal.saturating_add(1);
+    let aim_fence = |fence: &mut Fence| {
+        if fence.ordinal > 1 {
+            fence.generation = session.generation;
+            fence.ordinal = next;
+        } else if fence.ordinal == 1 {
+            fence.generation = session.generation;
+        }
+    };
+    match command {
+        Command::Subscribe { fence, .. } | Command::Unsubscribe { fence, .. } => aim_fence(fence),
+        Command::UpdateTwin { origin, writes, .. } => {
+            let lawful = match origin {
+                Origin::Session { .. } => Section::Reported,
+                Origin::Operator => Section::Desired,
+            };
+            if let [write] = writes.as_mut_slice() {
+                write.section = lawful;
+            }
+            if let Origin::Session { fence, .. } = origin {
+                aim_fence(fence);
+            }
+        }
+        Command::RecordTelemetry { origin, .. } => {
+            if let Origin::Session { fence, .. } = origin {
+                aim_fence(fence);
+            }
+        }
+        Command::CloseSession { generation, .. } if *generation > 2 => *generation = session.generation,
+        Command::AnnounceSession { generation, gateway } if *generation > 2 => {
+            *generation = session.generation;
+            *gateway = session.gateway;
+        }
+        Command::TrimTelemetry { before_seq, .. } if *before_seq < 8 => {
+            *before_seq = before_seq.saturating_add(state.telemetry.first_seq);
+        }
+        _ => {}
+    }
+}
+
+fn refusal() -> impl Strategy<Value = Refusal> {
+    prop_oneof![
+        Just(Refusal::Disabled),
+        number().prop_map(|max| Refusal::TooManySubscriptions { max })
+    ]
+}
+
+fn recorded() -> impl Strategy<Value = TelemetryRecorded> {
+    let packet = option::of((0..4u16, 0..3u64));
+    (number(), number(), any::<bool>(), packet, 0..5u16, 0..5u16, telemetry()).prop_map(
+        |(seq, ordinal, will, packet, message_ids_max, packet_ids_max, telemetry)| TelemetryRecorded {
+            seq,
+            ordinal,
+            will,
+            packet,
+            message_ids_max,
+            packet_ids_max,
+            telemetry,
+        },
+    )
+}
+
+pub fn event() -> impl Strategy<Value = Event> {
+    let opened = (number(), gateway(), any::<bool>(), short(), option::of(will())).prop_map(
+        |(generation, gateway, clean, expiry_secs, will)| {
+            Event::SessionOpened(Box::new(SessionOpened {
+                generation,
+                gateway,
+                clean,
+                expiry_secs,
+                keep_alive_secs: 1,
+                protocol: 4,
+                will,
+            }))
+        },
+    );
+    let changed = (section(), number(), number(), json()).prop_map(|(section, ordinal, section_version, json)| {
+        Event::TwinSectionChanged(Box::new(TwinSectionChanged {
+            section,
+            ordinal,
+            section_version,
+            json,
+        }))
+    });
+    prop_oneof![
+        2 => (status(), any::<bool>()).prop_map(|(status, automatic)| Event::DeviceRegistered { status, automatic }),
+        1 => status().prop_map(|status| Event::StatusChanged { status }),
+        1 => Just(Event::DeviceDeleted),
+        4 => opened,
+        2 => (number(), cause()).prop_map(|(generation, cause)| Event::SessionClosed { generation, cause }),
+        1 => (number(), gateway()).prop_map(|(generation, gateway)| Event::SessionResumed { generation, gateway }),
+        1 => number().prop_map(|generation| Event::SessionExpired { generation }),
+        2 => (number(), subscriptions())
+            .prop_map(|(ordinal, subscriptions)| Event::Subscribed { ordinal, subscriptions }),
+        1 => (number(), vec("[a-d]", 0..3)).prop_map(|(ordinal, filters)| Event::Unsubscribed { ordinal, filters }),
+        4 => recorded().prop_map(|recorded| Event::TelemetryRecorded(Box::new(recorded))),
+        2 => (number(), option::of(timestamp()))
+            .prop_map(|(before_seq, oldest_at)| Event::TelemetryTrimmed { before_seq, oldest_at }),
+        3 => changed,
+        1 => number().prop_map(|ordinal| Event::OrdinalAdvanced { ordinal }),
+        1 => (number(), refusal()).prop_map(|(ordinal, refusal)| Event::SessionCommandRefused {
+            ordinal,
+            refusal: Box::new(refusal)
+        }),
+        1 => number().prop_map(|generation| Event::WillDropped { generation }),
+    ]
+}
+
+fn twin() -> impl Strategy<Value = Twin> {
+    (number(), vec((section(), number(), option::of(json())), 0..3)).prop_map(|(version, sections)| {
+        let mut twin = Twin::default();
+        twin.version = version;
+        for (section, version, json) in sections {
+            let kept = twin.section_mut(section);
+            kept.version = version;
+            kept.json = json.map(Into::into);
+        }
+        twin
+    })
+}
+
+fn session() -> impl Strategy<Value = Session> {
+    let ids = (number(), gateway(), any::<bool>(), any::<bool>(), short(), number());
+    let rest = (
+        vec((number(), refusal()), 0..3),
+        subscriptions(),
+        option::of(will()),
+        option::of(timestamp()),
+        option::of(timestamp()),
+    );
+    (ids, rest).prop_map(|(ids, (refused, subscriptions, will, will_due, expires_at))| {
+        let (generation, gateway, connected, lost, expiry_secs, last_ordinal) = ids;
+        Session {
+            generation,
+            gateway,
+            connected,
+            lost,
+            since: Timestamp(0),
+            expiry_secs,
+            keep_alive_secs: 0,
+            protocol: 5,
+            last_ordinal,
+            refused,
+            subscriptions,
+            will: will.map(Box::new),
+            will_due,
+            expires_at,
+        }
+    })
+}
+
+/// A state no history leads to, most of the time.
+pub fn wild_state() -> impl Strategy<Value = DeviceState> {
+    let registration = (status(), number()).prop_map(|(status, etag)| Registration {
+        status,
+        etag,
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+        automatic: false,
+    });
+    let head =
+        (number(), number(), option::of(timestamp())).prop_map(|(last_seq, first_seq, oldest_at)| TelemetryHead {
+            last_seq,
+            first_seq,
+            oldest_at,
+            last_at: oldest_at,
+        });
+    (
+        number(),
+        option::weighted(0.8, registration),
+        number(),
+        option::weighted(0.8, session()),
+        head,
+        twin(),
+    )
+        .prop_map(
+            |(version, registration, last_generation, session, telemetry, twin)| DeviceState {
+                version,
+                registration,
+                last_generation,
+                session: session.map(Box::new),
+                telemetry,
+                twin,
+                ..DeviceState::default()
+            },
+        )
+}

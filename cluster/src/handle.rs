@@ -1,0 +1,407 @@
+//! What `node` may ask of the cluster: one handle, plain types, no Raft.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors::device::Command;
+use actors::id::{DeviceKey, Gateway, NodeId, ShardId};
+use actors::ports::{CallError, CallResult, ReplyTo};
+use actors::time::Clock;
+use actors::wire::receipt::Receipt;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::api::{
+    ArbiterHandle, ClusterStatus, DevicePage, DownlinkSink, ListQuery, NodeState, NodeStatus, ReceiptState,
+    ReplicaDigest, ShardStatus, StartError, TelemetryPage, TelemetryQuery,
+};
+use crate::catalog::CatalogCommand;
+use crate::config::ClusterConfig;
+use crate::node::start::{start, Running};
+use crate::router::protocol::{Ask, NodeReport, Told};
+use crate::service::status_of;
+
+/// Between attempts of a call that was certainly not committed.
+const RETRY_PAUSE: Duration = Duration::from_millis(15);
+/// How long the status waits for one peer.
+const REPORT_DEADLINE: Duration = Duration::from_millis(800);
+
+/// One node's part of the cluster. Cheap to clone, usable from any thread.
+#[derive(Clone)]
+pub struct Cluster {
+    running: Arc<Running>,
+}
+
+/// The answer was of another kind than the question: a newer peer, or damage.
+fn odd(_: Told) -> CallError {
+    CallError::Unknown
+}
+
+fn only_reads(command: &Command) -> bool {
+    matches!(command, Command::ReadDevice | Command::ReadTwin)
+}
+
+impl Cluster {
+    /// Opens the directory, joins the peers and starts every replica. Must be called inside an
+    /// actix `System`. Returns before the shards serve; see [`Self::wait_ready`].
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub async fn start(
+        config: ClusterConfig,
+        clock: Arc<dyn Clock>,
+        downlinks: Arc<dyn DownlinkSink>,
+    ) -> Result<Self, StartError> {
+        Ok(Self { running: Arc::new(start(config, clock, downlinks).await?) })
+    }
+
+    /// This run of this node, as sessions record it.
+    pub fn gateway(&self) -> Gateway {
+        self.running.me
+    }
+
+    /// The arbiter threads; `node` puts its MQTT connections there, so that a message for a shard
+    /// led on the same arbiter crosses no thread.
+    pub fn arbiters(&self) -> Vec<ArbiterHandle> {
+        self.running.arbiter_handles.clone()
+    }
+
+    pub fn shard_of(&self, device: &DeviceKey) -> ShardId {
+        self.running.router.shard_of(device)
+    }
+
+    /// Routes a command to the leader of its device's shard and hands the outcome to `reply`,
+    /// from any thread. One attempt: `NotLeader` and `Overloaded` mean that nothing was committed.
+    ///
+    /// Commands of one session (same `Fence` generation) submitted in order from one thread
+    /// arrive in order unless one is refused on the way; the device then answers the later ones
+    /// with `OrdinalGap`.
+    pub fn submit(&self, device: DeviceKey, command: Command, reply: ReplyTo) {
+        self.running.router.submit(device, command, reply);
+    }
+
+    /// As [`Self::submit`], but tries again while nothing was committed, until `deadline`.
+    ///
+    /// # Errors
+    /// `Unknown` when an attempt may have been committed (only reads are tried again then).
+    pub async fn call(&self, device: &DeviceKey, command: Command, deadline: Duration) -> CallResult {
+        let end = Instant::now() + deadline;
+        loop {
+            let (tx, rx) = oneshot::channel();
+            let reply = ReplyTo::new(move |result| {
+                let _ = tx.send(result);
+            });
+            self.submit(device.clone(), command.clone(), reply);
+            let result = match tokio::time::timeout_at(end, rx).await {
+                Ok(result) => result.unwrap_or(Err(CallError::Unknown)),
+                Err(_) => return Err(CallError::Unknown),
+            };
+            let again = match &result {
+                Err(CallError::NotLeader { .. } | CallError::Overloaded { .. }) => true,
+                Err(CallError::Unknown) => only_reads(&command),
+                _ => false,
+            };
+            if !again || Instant::now() + RETRY_PAUSE >= end {
+                return result;
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Rows in order of seq, read after a linearizable look at the device.
+    ///
+    /// # Errors
+    /// `Refused(NotRegistered)`, or as for any read.
+    pub async fn telemetry(
+        &self,
+        device: &DeviceKey,
+        query: TelemetryQuery,
+        deadline: Duration,
+    ) -> Result<TelemetryPage, CallError> {
+        let ask = Ask::Telemetry { key: device.clone(), query };
+        match self.running.asking.leader(self.shard_of(device), ask, deadline).await? {
+            Told::Telemetry(page) => Ok(page),
+            other => Err(odd(other)),
+        }
+    }
+
+    /// Devices over all shards in the order of their ids; each shard is read at its leader.
+    ///
+    /// # Errors
+    /// `NotLeader` or `Overloaded` when a shard did not answer in time: no partial page.
+    pub async fn list_devices(&self, query: ListQuery, deadline: Duration) -> Result<DevicePage, CallError> {
+        let asks = (0..self.running.config.shards).map(ShardId).map(|shard| {
+            let query = query.clone();
+            async move {
+                match self.running.asking.leader(shard, Ask::List { shard, query }, deadline).await? {
+                    Told::Devices(page) => Ok(page),
+                    other => Err(odd(other)),
+                }
+            }
+        });
+        let pages = futures::future::try_join_all(asks).await?;
+        Ok(merge(pages, query.limit.clamp(1, 1000) as usize))
+    }
+
+    /// What became of the write a receipt names.
+    ///
+    /// # Errors
+    /// As for a read.
+    pub async fn receipt(&self, receipt: Receipt, deadline: Duration) -> Result<ReceiptState, CallError> {
+        if receipt.shard.0 >= self.running.config.shards {
+            return Ok(ReceiptState::Absent);
+        }
+        match self.running.asking.leader(receipt.shard, Ask::Receipt(receipt), deadline).await? {
+            Told::Receipt(state) => Ok(state),
+            other => Err(odd(other)),
+        }
+    }
+
+    /// One digest per replica, all taken at the same log index: at `index` if given and still
+    /// remembered (see the error text otherwise), else at a marker this call writes.
+    ///
+    /// # Errors
+    /// `NotLeader` when the shard has no leader, or does not exist.
+    pub async fn digest(
+        &self,
+        shard: ShardId,
+        index: Option<u64>,
+        deadline: Duration,
+    ) -> Result<(u64, Vec<ReplicaDigest>), CallError> {
+        let catalog = self.running.catalog.borrow().clone();
+        let placement = catalog.placement(shard).ok_or(CallError::NotLeader { shard, leader: None })?;
+        let index = match index {
+            Some(index) => index,
+            None => match self.running.asking.leader(shard, Ask::MarkDigest { shard }, deadline).await? {
+                Told::Index(index) => index,
+                other => return Err(odd(other)),
+            },
+        };
+        let digests = placement.voters.iter().map(|node| async move {
+            match self.running.asking.node(*node, Ask::DigestAt { shard, index }, deadline).await {
+                Ok(Told::Digest(digest)) => digest,
+                Ok(_) => failed_digest(*node, "answered something else"),
+                Err(error) => failed_digest(*node, &error.to_string()),
+            }
+        });
+        Ok((index, futures::future::join_all(digests).await))
+    }
+
+    pub async fn status(&self) -> ClusterStatus {
+        let running = &self.running;
+        let members = &running.config.members;
+        let asks = members.iter().map(|m| running.asking.node(m.id, Ask::Report, REPORT_DEADLINE));
+        let reports: BTreeMap<NodeId, NodeReport> = futures::future::join_all(asks)
+            .await
+            .into_iter()
+            .filter_map(|told| match told {
+                Ok(Told::Report(report)) => Some((report.node, report)),
+                _ => None,
+            })
+            .collect();
+        let catalog = running.catalog.borrow().clone();
+        let shards: Vec<ShardStatus> = (0..running.config.shards)
+            .map(|id| merge_shard(running.me.node, ShardId(id), &catalog, &reports))
+            .collect();
+        let nodes = members
+            .iter()
+            .map(|member| {
+                let record = catalog.nodes.get(&member.id);
+                let draining = record.is_some_and(|r| r.draining);
+                let up = reports.contains_key(&member.id);
+                NodeStatus {
+                    id: member.id,
+                    zone: member.zone.clone(),
+                    state: match (up, draining) {
+                        (false, _) => NodeState::Down,
+                        (true, true) => NodeState::Draining,
+                        (true, false) => NodeState::Up,
+                    },
+                    version: record.map(|r| r.version.clone()).unwrap_or_default(),
+                    mqtt: member.mqtt.to_string(),
+                    http: member.http.to_string(),
+                    peer: member.peer.to_string(),
+                    leads: u32::try_from(shards.iter().filter(|s| s.leader == Some(member.id)).count()).unwrap_or(0),
+                }
+            })
+            .collect();
+        let own = running.service.catalog.get().map(status_of);
+        let catalog_status = own.map(|own| {
+            let led = own.leader.and_then(|leader| reports.get(&leader)?.catalog.clone());
+            ShardStatus { lag: led.map(|l| l.lag).unwrap_or_default(), ..own }
+        });
+        ClusterStatus {
+            epoch: catalog.epoch,
+            cluster_id: running.config.cluster_id.clone(),
+            answered_by: running.me.node,
+            nodes,
+            shards,
+            catalog: catalog_status.unwrap_or_else(|| no_replica(ShardId::CATALOG)),
+            replication: catalog.replication,
+        }
+    }
+
+    /// Marks a node as draining (or not) in the catalog. The drained node moves its leaderships
+    /// away and then reports `drained()`.
+    ///
+    /// # Errors
+    /// `NotLeader` when the catalog has no leader; nothing was changed.
+    pub async fn set_draining(&self, node: NodeId, draining: bool, deadline: Duration) -> Result<(), CallError> {
+        let ask = Ask::Catalog(CatalogCommand::SetDraining { node, draining });
+        self.running.asking.leader(ShardId::CATALOG, ask, deadline).await.map(|_| ())
+    }
+
+    /// Whether this node is marked as draining: gateways refuse connections and `/readyz` fails.
+    pub fn draining(&self) -> bool {
+        self.running.catalog.borrow().is_draining(self.running.me.node)
+    }
+
+    /// Whether this node is draining and leads nothing any more: gateways close gently now.
+    pub fn drained(&self) -> bool {
+        self.draining() && self.running.keeper.drained.load(Ordering::Acquire)
+    }
+
+    /// Whether every shard is known to have a leader.
+    pub fn ready(&self) -> bool {
+        self.running.router.ready()
+    }
+
+    /// Waits until [`Self::ready`], at most `deadline`; says whether it is.
+    pub async fn wait_ready(&self, deadline: Duration) -> bool {
+        let mut changes = self.leadership_changes();
+        let wait = async {
+            while !self.ready() {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(deadline, wait).await;
+        self.ready()
+    }
+
+    /// The known leader of a shard, for `submit` retries and re-announcements.
+    pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
+        self.running.router.leader(shard)
+    }
+
+    /// Changes whenever the leader of any shard is known to have changed.
+    pub fn leadership_changes(&self) -> watch::Receiver<u64> {
+        self.running.router.leadership_changes()
+    }
+
+    /// Hands leaderships over, settles what is pending, closes the stores. Idempotent.
+    pub async fn shutdown(&self, deadline: Duration) {
+        let running = &self.running;
+        let end = Instant::now() + deadline;
+        running.keeper.leaving.store(true, Ordering::Release);
+        let others = running.config.members.iter().any(|m| m.id != running.me.node && running.peers.is_connected(m.id));
+        while others && !running.keeper.leads_nothing() && Instant::now() + deadline / 2 < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        running.stop.send_replace(true);
+        if let Some(house) = running.house.lock().await.take() {
+            house.stop(Duration::from_secs(2)).await;
+        }
+        for house in std::mem::take(&mut *running.replicas.houses.lock().await) {
+            house.stop(Duration::from_secs(2)).await;
+        }
+        for group in running.peers.groups() {
+            group.shutdown().await;
+        }
+        running.transport.shutdown();
+        let (state, log) = (running.state.clone(), running.log.clone());
+        let closed = running.background.call(move || {
+            // Only saves replay at the next start.
+            let flushed = state.flush();
+            log.close();
+            flushed
+        });
+        if let Ok(Err(error)) = closed.await {
+            tracing::warn!(%error, "state was not flushed; the next start replays the log");
+        }
+        for arbiter in std::mem::take(&mut *running.arbiters.lock().expect("no holder of this lock panics")) {
+            arbiter.stop();
+        }
+        running.lock.lock().expect("no holder of this lock panics").take();
+    }
+
+    /// Resolves, with the reason, when a part failed that ends the process (a failed fsync, a
+    /// corrupt replica).
+    pub async fn fatal(&self) -> String {
+        let mut fatal = self.running.fatal.clone();
+        let reason = fatal.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Fsyncs of the log since the start; for metrics.
+    pub fn log_counters(&self) -> crate::storage::LogCounters {
+        self.running.log.counters()
+    }
+}
+
+fn failed_digest(node: NodeId, reason: &str) -> ReplicaDigest {
+    ReplicaDigest { node, applied: None, digest: None, error: Some(reason.to_owned()) }
+}
+
+fn no_replica(id: ShardId) -> ShardStatus {
+    ShardStatus {
+        id,
+        leader: None,
+        term: 0,
+        voters: Vec::new(),
+        learners: Vec::new(),
+        applied: 0,
+        committed: 0,
+        lag: Vec::new(),
+        fault: None,
+    }
+}
+
+/// The view of whoever leads in the highest term, with this node's own applied index and fault.
+fn merge_shard(
+    me: NodeId,
+    id: ShardId,
+    catalog: &crate::catalog::Catalog,
+    reports: &BTreeMap<NodeId, NodeReport>,
+) -> ShardStatus {
+    let views = || reports.values().filter_map(|r| r.shards.iter().find(|s| s.id == id).map(|s| (r.node, s)));
+    let leader = views().filter(|(node, s)| s.leader == Some(*node)).max_by_key(|(_, s)| s.term);
+    let own = views().find(|(node, _)| *node == me);
+    let best = leader.or(own).or_else(|| views().max_by_key(|(_, s)| s.term));
+    let mut status = best.map_or_else(|| no_replica(id), |(_, s)| s.clone());
+    if leader.is_none() {
+        // Nobody who answers claims to lead; a leader that cannot be asked does not count.
+        status.leader = status.leader.filter(|node| reports.contains_key(node));
+    }
+    if let Some((_, own)) = own {
+        status.applied = own.applied;
+    }
+    status.fault = views().find_map(|(node, s)| s.fault.as_ref().map(|f| format!("node {node}: {f}")));
+    if status.voters.is_empty() {
+        status.voters = catalog.placement(id).map(|p| p.voters.clone()).unwrap_or_default();
+    }
+    status
+}
+
+/// Merges the shards' pages; nothing beyond the place where some shard stopped early.
+fn merge(pages: Vec<DevicePage>, limit: usize) -> DevicePage {
+    let bound = pages.iter().filter_map(|page| page.next.clone()).min();
+    let mut devices: Vec<_> = pages.into_iter().flat_map(|page| page.devices).collect();
+    devices.sort_by(|a, b| a.id.cmp(&b.id));
+    if let Some(bound) = &bound {
+        devices.retain(|device| device.id <= *bound);
+    }
+    let next = if devices.len() > limit {
+        devices.truncate(limit);
+        devices.last().map(|device| device.id.clone())
+    } else {
+        bound
+    };
+    DevicePage { devices, next }
+}

@@ -1,0 +1,61 @@
+//! Makes state durable now and then, and lets the log go up to there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors::id::ShardId;
+use actors::shell::house::{PartError, StopSignal};
+
+use super::peers::Peers;
+use crate::background::Background;
+use crate::storage::StateStore;
+
+const TICK: Duration = Duration::from_secs(1);
+/// Unflushed state that is flushed at once.
+const FLUSH_BYTES: u64 = 32 * 1024 * 1024;
+/// Ticks after which anything unflushed is flushed.
+const FLUSH_TICKS: u32 = 30;
+
+pub struct Flusher {
+    pub peers: Arc<Peers>,
+    pub state: Arc<dyn StateStore>,
+    pub background: Arc<Background>,
+}
+
+impl Flusher {
+    /// # Errors
+    /// A flush failed: what is durable is unknown, the process must end.
+    pub async fn run(&self, mut stop: StopSignal) -> Result<(), PartError> {
+        let mut ticks = 0;
+        loop {
+            tokio::select! {
+                () = stop.stopped() => return Ok(()),
+                () = tokio::time::sleep(TICK) => {}
+            }
+            ticks += 1;
+            let unflushed = self.state.unflushed_bytes();
+            metrics::gauge!("holdfast_state_unflushed_bytes").set(unflushed as f64);
+            if unflushed >= FLUSH_BYTES || (ticks >= FLUSH_TICKS && unflushed > 0) {
+                ticks = 0;
+                self.flush().await?;
+            }
+        }
+    }
+
+    /// Notes what is applied, flushes, and only then lets openraft purge up to the notes.
+    async fn flush(&self) -> Result<(), PartError> {
+        let groups = self.peers.groups();
+        let notes: BTreeMap<ShardId, _> = groups.iter().map(|g| (g.shard, g.shared.note())).collect();
+        let state = self.state.clone();
+        self.background.call(move || state.flush()).await??;
+        metrics::counter!("holdfast_state_flushes_total").increment(1);
+        for group in groups {
+            let note = notes.get(&group.shard).cloned().flatten();
+            if group.shared.set_durable(note) {
+                group.snapshot_metadata().await;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,9 @@
+//! One node's cluster part, put together: stores, transport, groups, and the parts that keep
+//! them going.
+
+pub mod failover;
+pub mod flusher;
+pub mod keeper;
+pub mod peers;
+pub mod replicas;
+pub mod start;

@@ -1,0 +1,326 @@
+//! Opens the directory and puts a node together.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use actors::id::Gateway;
+use actors::shell::house::{House, HouseHandle, Part, Restart};
+use actors::time::Clock;
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+use tokio::sync::watch;
+
+use super::flusher::Flusher;
+use super::keeper::Keeper;
+use super::peers::{PeerHandler, Peers};
+use super::replicas::{run_on, Replicas};
+use crate::api::{DownlinkSink, StartError};
+use crate::asking::Asking;
+use crate::background::Background;
+use crate::catalog::Catalog;
+use crate::config::ClusterConfig;
+use crate::router::Router;
+use crate::service::Service;
+use crate::shard::runtime::ShardEnv;
+use crate::storage::identity::{DirLock, Fresh, Identity, IdentityError, Wanted};
+use crate::storage::ledger::FileLedger;
+use crate::storage::rocks::{BlockCache, LogOptions, RocksLog, RocksState, StateOptions};
+use crate::storage::{LogStore, StateStore, StorageOpenError};
+use crate::transport::{TcpConnector, Transport, TransportConfig};
+
+/// A running node's parts, as `Cluster` needs them.
+pub struct Running {
+    pub config: ClusterConfig,
+    pub me: Gateway,
+    pub router: Arc<Router>,
+    pub service: Arc<Service>,
+    pub asking: Arc<Asking>,
+    pub peers: Arc<Peers>,
+    pub keeper: Arc<Keeper>,
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    pub transport: Transport,
+    pub log: Arc<dyn LogStore>,
+    pub state: Arc<dyn StateStore>,
+    pub background: Arc<Background>,
+    pub replicas: Arc<Replicas>,
+    pub house: tokio::sync::Mutex<Option<HouseHandle>>,
+    pub arbiters: Mutex<Vec<actix_rt::Arbiter>>,
+    pub arbiter_handles: Vec<actix_rt::ArbiterHandle>,
+    pub stop: watch::Sender<bool>,
+    pub fatal: watch::Receiver<Option<String>>,
+    pub lock: Mutex<Option<DirLock>>,
+}
+
+struct Disk {
+    identity: Identity,
+    fresh: bool,
+    lock: DirLock,
+    log: Arc<dyn LogStore>,
+    state: Arc<dyn StateStore>,
+    ledger: Arc<FileLedger>,
+}
+
+fn identity_error(error: IdentityError) -> StartError {
+    match error {
+        IdentityError::Disk { what, path, source } => {
+            StartError::Disk { what: format!("cannot {what} {}", path.display()), source }
+        }
+        IdentityError::Corrupt { file, reason } => StartError::Corrupt { dir: file.display().to_string(), reason },
+        other => StartError::Identity(other.to_string()),
+    }
+}
+
+fn open_error(dir: &Path, error: StorageOpenError) -> StartError {
+    match error {
+        StorageOpenError::Corrupt { reason, .. } => StartError::Corrupt { dir: dir.display().to_string(), reason },
+        StorageOpenError::Disk { source, .. } => {
+            StartError::Disk { what: format!("opening {}", dir.display()), source }
+        }
+    }
+}
+
+fn open_disk(
+    config: &ClusterConfig,
+    clock: &dyn Clock,
+    rng: &mut StdRng,
+    fatal: &Arc<dyn Fn(String) + Send + Sync>,
+) -> Result<Disk, StartError> {
+    let dir = &config.data_dir;
+    let lock = DirLock::acquire(dir).map_err(identity_error)?;
+    let wanted = Wanted {
+        cluster_id: config.cluster_id.clone(),
+        node_id: config.node_id,
+        shards: config.shards,
+        fresh_uuid: rng.random(),
+        now: clock.now(),
+    };
+    let (mut identity, Fresh(fresh)) = Identity::open_or_create(dir, &wanted).map_err(identity_error)?;
+    let cache = BlockCache::new(config.block_cache_bytes);
+    let (log_dir, state_dir) = (dir.join("log"), dir.join("state"));
+    let log_options = LogOptions {
+        must_exist: !fresh,
+        skip_fsync: config.unsafe_skip_log_fsync,
+        skip_vote_fsync: config.unsafe_skip_vote_fsync,
+        ..LogOptions::new(cache.clone())
+    };
+    let ends = fatal.clone();
+    let log = RocksLog::open(&log_dir, log_options, Box::new(move |reason| ends(reason)))
+        .map_err(|e| open_error(&log_dir, e))?;
+    let state_options = StateOptions { must_exist: !fresh, ..StateOptions::new(cache) };
+    let state = RocksState::open(&state_dir, state_options).map_err(|e| open_error(&state_dir, e))?;
+    let ledger = FileLedger::open(dir).map_err(|e| open_error(dir, e))?;
+    identity.mark_initialised(dir).map_err(identity_error)?;
+    Ok(Disk { identity, fresh, lock, log: Arc::new(log), state: Arc::new(state), ledger: Arc::new(ledger) })
+}
+
+/// # Errors
+/// See [`StartError`]; nothing is left running but threads that end with the handles.
+pub async fn start(
+    config: ClusterConfig,
+    clock: Arc<dyn Clock>,
+    downlinks: Arc<dyn DownlinkSink>,
+) -> Result<Running, StartError> {
+    let mut rng = StdRng::from_seed(config.seed);
+    let (fatal_tx, fatal_rx) = watch::channel(None);
+    let fatal: Arc<dyn Fn(String) + Send + Sync> = Arc::new(move |reason: String| {
+        tracing::error!(%reason, "this node must stop");
+        fatal_tx.send_if_modified(|first| {
+            let new = first.is_none();
+            if new {
+                *first = Some(reason);
+            }
+            new
+        });
+    });
+    let disk = open_disk(&config, &*clock, &mut rng, &fatal)?;
+    let background = Background::start("holdfast-background")
+        .map(Arc::new)
+        .map_err(|source| StartError::Disk { what: "starting a thread".into(), source })?;
+    let me = Gateway { node: config.node_id, boot: rng.random_range(1..=u64::MAX) };
+    let router = Arc::new(Router::new(config.node_id, config.shards));
+    let service = Arc::new(Service { router: router.clone(), catalog: OnceLock::new() });
+    let asking = Arc::new(Asking { router: router.clone(), service: service.clone() });
+    let peers = Arc::new(Peers::new(me, clock.clone(), router.clone(), service.clone(), downlinks));
+    let arbiters: Vec<actix_rt::Arbiter> = (0..config.workers.max(1)).map(|_| actix_rt::Arbiter::new()).collect();
+    let arbiter_handles: Vec<actix_rt::ArbiterHandle> = arbiters.iter().map(actix_rt::Arbiter::handle).collect();
+    let transport = start_transport(&config, &clock, &disk, &peers, &arbiter_handles[0], rng).await?;
+    router.connect(transport.clone());
+
+    let (stop, stopped) = watch::channel(false);
+    let env = shard_env(&config, &clock, &peers, &transport, &fatal, stopped);
+    let replicas = Arc::new(Replicas {
+        env,
+        peers: peers.clone(),
+        transport: transport.clone(),
+        log: disk.log.clone(),
+        state: disk.state.clone(),
+        background: background.clone(),
+        arbiters: arbiter_handles.clone(),
+        asking: asking.clone(),
+        node_uuid: disk.identity.node_uuid,
+        fresh: disk.fresh,
+        houses: tokio::sync::Mutex::default(),
+    });
+    let (catalog_group, catalog) = replicas.open_catalog().await?;
+    let _ = service.catalog.set(catalog_group.clone());
+    let keeper = Arc::new(Keeper {
+        peers: peers.clone(),
+        catalog: catalog.clone(),
+        draining: AtomicBool::new(false),
+        drained: AtomicBool::new(false),
+        leaving: AtomicBool::new(false),
+    });
+    let flusher = Arc::new(Flusher { peers: peers.clone(), state: disk.state.clone(), background: background.clone() });
+    let parts = house_parts(&replicas, &keeper, &flusher, (catalog_group, catalog.clone()), &router);
+    let ends = fatal.clone();
+    let house_clock = clock.clone();
+    let house = run_on(&arbiter_handles[0], async move {
+        House::start(parts, house_clock, move |escalated| {
+            ends(format!("{} failed for good: {}", escalated.part, escalated.reason));
+        })
+        .await
+        .map_err(|e| e.to_string())
+    });
+    let house = house.await.map_err(|e| StartError::Other(e.to_string()))?.map_err(StartError::Other)?;
+    Ok(Running {
+        config,
+        me,
+        router,
+        service,
+        asking,
+        peers,
+        keeper,
+        catalog,
+        transport,
+        log: disk.log,
+        state: disk.state,
+        background,
+        replicas,
+        house: tokio::sync::Mutex::new(Some(house)),
+        arbiters: Mutex::new(arbiters),
+        arbiter_handles,
+        stop,
+        fatal: fatal_rx,
+        lock: Mutex::new(Some(disk.lock)),
+    })
+}
+
+async fn start_transport(
+    config: &ClusterConfig,
+    clock: &Arc<dyn Clock>,
+    disk: &Disk,
+    peers: &Arc<Peers>,
+    arbiter: &actix_rt::ArbiterHandle,
+    rng: StdRng,
+) -> Result<Transport, StartError> {
+    let listen = config
+        .members
+        .iter()
+        .find(|m| m.id == config.node_id)
+        .map(|m| m.peer)
+        .ok_or_else(|| StartError::Other(format!("node {} is not among the members", config.node_id)))?;
+    let rng = Mutex::new(rng);
+    let settings = TransportConfig {
+        cluster_id: config.cluster_id.clone(),
+        node_id: config.node_id,
+        boot: peers.me.boot,
+        node_uuid: disk.identity.node_uuid,
+        secret: config.secret.clone(),
+        listen,
+        peers: config.members.iter().filter(|m| m.id != config.node_id).map(|m| (m.id, m.peer)).collect(),
+        queue_bytes_max: TransportConfig::QUEUE_BYTES_MAX,
+        frame_bytes_max: TransportConfig::FRAME_BYTES_MAX,
+        connect_timeout: TransportConfig::CONNECT_TIMEOUT,
+        clock: clock.clone(),
+        nonces: Arc::new(move || {
+            let mut nonce = [0; 16];
+            rng.lock().expect("no holder of this lock panics").fill_bytes(&mut nonce);
+            nonce
+        }),
+    };
+    let handler = Arc::new(PeerHandler(peers.clone()));
+    let ledger = disk.ledger.clone();
+    let peers = peers.clone();
+    let started = run_on(arbiter, async move {
+        peers.runs_here();
+        Transport::start(settings, Arc::new(TcpConnector::default()), handler, ledger)
+    });
+    let started = started.await.map_err(|e| StartError::Other(e.to_string()))?;
+    started.map_err(|source| StartError::Listen { addr: listen, source })
+}
+
+fn shard_env(
+    config: &ClusterConfig,
+    clock: &Arc<dyn Clock>,
+    peers: &Arc<Peers>,
+    transport: &Transport,
+    fatal: &Arc<dyn Fn(String) + Send + Sync>,
+    stop: watch::Receiver<bool>,
+) -> Arc<ShardEnv> {
+    let (notes, life, roles) = (peers.clone(), peers.clone(), peers.router.clone());
+    let transport = transport.clone();
+    Arc::new(ShardEnv {
+        config: config.clone(),
+        clock: clock.clone(),
+        downlink: Arc::new(move |note| notes.deliver(note, &transport)),
+        gateway_life: Arc::new(move |gateway| life.gateway_life(gateway)),
+        role_changed: Arc::new(move |shard, role| {
+            metrics::gauge!("holdfast_raft_leader", "shard" => shard.to_string()).set(f64::from(u8::from(role.leading)));
+            metrics::gauge!("holdfast_raft_term", "shard" => shard.to_string()).set(role.term as f64);
+            roles.role_changed(shard, role);
+        }),
+        fatal: fatal.clone(),
+        stop,
+    })
+}
+
+fn house_parts(
+    replicas: &Arc<Replicas>,
+    keeper: &Arc<Keeper>,
+    flusher: &Arc<Flusher>,
+    catalog: (crate::raft::group::Group, watch::Receiver<Arc<Catalog>>),
+    router: &Arc<Router>,
+) -> Vec<Part> {
+    let (group, watched) = catalog;
+    let (replicas, keeper, flusher, router) = (replicas.clone(), keeper.clone(), flusher.clone(), router.clone());
+    let epochs = watched.clone();
+    let restart = Restart::Always { max: 5, within_ms: 60_000 };
+    let bring_up = move |mut stop: actors::shell::house::StopSignal| -> futures::future::BoxFuture<'static, _> {
+        let (replicas, group, watched) = (replicas.clone(), group.clone(), watched.clone());
+        Box::pin(crate::raft::group::seeded(group.shared.space().generation.into(), async move {
+            tokio::select! {
+                () = stop.stopped() => Ok(()),
+                done = replicas.bring_up(group, watched) => done,
+            }
+        }))
+    };
+    let keep = move |stop| -> futures::future::BoxFuture<'static, _> {
+        let keeper = keeper.clone();
+        Box::pin(async move { keeper.run(stop).await })
+    };
+    let flush = move |stop| -> futures::future::BoxFuture<'static, _> {
+        let flusher = flusher.clone();
+        Box::pin(async move { flusher.run(stop).await })
+    };
+    let epoch = move |mut stop: actors::shell::house::StopSignal| -> futures::future::BoxFuture<'static, _> {
+        let (mut epochs, router) = (epochs.clone(), router.clone());
+        Box::pin(async move {
+            loop {
+                router.set_epoch(epochs.borrow_and_update().epoch);
+                tokio::select! {
+                    () = stop.stopped() => return Ok(()),
+                    changed = epochs.changed() => changed?,
+                }
+            }
+        })
+    };
+    vec![
+        // Its failure means damaged bytes or a broken invariant: the node must not serve.
+        Part { name: "replicas", restart: Restart::Escalate, start: Box::new(bring_up) },
+        Part { name: "keeper", restart, start: Box::new(keep) },
+        // A failed flush leaves unknown what is durable.
+        Part { name: "flusher", restart: Restart::Escalate, start: Box::new(flush) },
+        Part { name: "epoch", restart, start: Box::new(epoch) },
+    ]
+}

@@ -1,0 +1,204 @@
+//! From any node to the leader of a device's shard and back.
+//!
+//! Knows who leads what (from this node's own replicas), forwards what is led elsewhere, and
+//! turns every way a request can end into an outcome, a retryable refusal, or *unknown*.
+
+pub mod protocol;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::Duration;
+
+use actors::device::Command;
+use actors::id::{DeviceKey, NodeId, ShardId};
+use actors::ports::{CallError, CallResult, ReplyTo};
+use actors::wire::codec;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::raft::group::Role;
+use crate::shard::runtime::{ShardHandle, ShardMsg};
+use crate::transport::{Class, SendError, Transport};
+use protocol::{ForwardedCall, KIND_CALL};
+
+/// How long a forwarded command may stay unanswered. A change of leadership ends it earlier.
+const FORWARD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where forwarded commands wait for their answer, by shard, so that a change of leadership can
+/// end those the former leader will not answer any more.
+#[derive(Default)]
+struct Outstanding {
+    calls: BTreeMap<(ShardId, u64), (NodeId, ReplyTo)>,
+    next: u64,
+}
+
+pub struct Router {
+    pub node: NodeId,
+    shards: u16,
+    handles: RwLock<BTreeMap<ShardId, ShardHandle>>,
+    /// By shard; 0 is unknown.
+    leaders: Vec<AtomicU64>,
+    catalog_leader: AtomicU64,
+    changes: watch::Sender<u64>,
+    transport: OnceLock<Transport>,
+    outstanding: Arc<Mutex<Outstanding>>,
+    epoch: AtomicU64,
+}
+
+impl Router {
+    pub fn new(node: NodeId, shards: u16) -> Self {
+        Self {
+            node,
+            shards,
+            handles: RwLock::default(),
+            leaders: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            catalog_leader: AtomicU64::new(0),
+            changes: watch::channel(0).0,
+            transport: OnceLock::new(),
+            outstanding: Arc::default(),
+            epoch: AtomicU64::new(0),
+        }
+    }
+
+    pub fn connect(&self, transport: Transport) {
+        // A node has one transport; a second one would be a mistake in start-up.
+        assert!(self.transport.set(transport).is_ok(), "the transport is set once");
+    }
+
+    pub fn transport(&self) -> Option<&Transport> {
+        self.transport.get()
+    }
+
+    pub fn add(&self, handle: ShardHandle) {
+        let mut handles = self.handles.write().expect("no holder of this lock panics");
+        handles.insert(handle.group.shard, handle);
+    }
+
+    pub fn handle(&self, shard: ShardId) -> Option<ShardHandle> {
+        self.handles.read().expect("no holder of this lock panics").get(&shard).cloned()
+    }
+
+    pub fn handles(&self) -> Vec<ShardHandle> {
+        self.handles.read().expect("no holder of this lock panics").values().cloned().collect()
+    }
+
+    pub fn shard_of(&self, key: &DeviceKey) -> ShardId {
+        key.shard(self.shards)
+    }
+
+    pub fn set_epoch(&self, epoch: u64) {
+        self.epoch.fetch_max(epoch, Ordering::Relaxed);
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    fn slot(&self, shard: ShardId) -> Option<&AtomicU64> {
+        if shard == ShardId::CATALOG {
+            return Some(&self.catalog_leader);
+        }
+        self.leaders.get(usize::from(shard.0))
+    }
+
+    pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
+        self.slot(shard).map(|slot| slot.load(Ordering::Acquire)).filter(|id| *id != 0)
+    }
+
+    pub fn leadership_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Whether every shard is known to have a leader.
+    pub fn ready(&self) -> bool {
+        self.leaders.iter().all(|slot| slot.load(Ordering::Acquire) != 0)
+    }
+
+    /// A replica of this node saw its group's role change.
+    pub fn role_changed(&self, shard: ShardId, role: &Role) {
+        self.set_leader(shard, role.leader);
+    }
+
+    /// For shards without a replica here, and corrected by whoever is asked.
+    pub fn set_leader(&self, shard: ShardId, leader: Option<NodeId>) {
+        let Some(slot) = self.slot(shard) else { return };
+        let new = leader.unwrap_or(0);
+        if slot.swap(new, Ordering::AcqRel) == new {
+            return;
+        }
+        self.changes.send_modify(|n| *n += 1);
+        if new != 0 {
+            self.give_up_on_former(shard, new);
+        }
+    }
+
+    /// The former leader may be paused for long; whoever waits for it can ask the new one.
+    fn give_up_on_former(&self, shard: ShardId, leader: NodeId) {
+        let ended: Vec<ReplyTo> = {
+            let mut outstanding = self.lock();
+            let ids: Vec<_> = outstanding
+                .calls
+                .range((shard, 0)..=(shard, u64::MAX))
+                .filter(|(_, (peer, _))| *peer != leader)
+                .map(|(id, _)| *id)
+                .collect();
+            ids.into_iter().filter_map(|id| outstanding.calls.remove(&id)).map(|(_, reply)| reply).collect()
+        };
+        for reply in ended {
+            reply.send(Err(CallError::Unknown));
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Outstanding> {
+        self.outstanding.lock().expect("no holder of this lock panics")
+    }
+
+    /// One attempt at the leader this node knows of.
+    pub fn submit(&self, key: DeviceKey, command: Command, reply: ReplyTo) {
+        let shard = self.shard_of(&key);
+        match self.leader(shard) {
+            Some(leader) if leader != self.node => self.forward(leader, shard, key, command, reply),
+            _ => self.submit_here(shard, key, command, reply),
+        }
+    }
+
+    /// To this node's own replica, whoever leads.
+    pub fn submit_here(&self, shard: ShardId, key: DeviceKey, command: Command, reply: ReplyTo) {
+        let handles = self.handles.read().expect("no holder of this lock panics");
+        match handles.get(&shard) {
+            Some(handle) => handle.send(ShardMsg::Call { key, command, reply }),
+            None => reply.send(Err(CallError::NotLeader { shard, leader: None })),
+        }
+    }
+
+    fn forward(&self, leader: NodeId, shard: ShardId, key: DeviceKey, command: Command, reply: ReplyTo) {
+        let Some(transport) = self.transport() else {
+            return reply.send(Err(CallError::NotLeader { shard, leader: None }));
+        };
+        let body = Bytes::from(codec::encode(&ForwardedCall { epoch: self.epoch(), key, command }));
+        let id = {
+            let mut outstanding = self.lock();
+            outstanding.next += 1;
+            let id = (shard, outstanding.next);
+            outstanding.calls.insert(id, (leader, reply));
+            id
+        };
+        let outstanding = self.outstanding.clone();
+        let done = move |result: Result<Bytes, SendError>| {
+            let waiting = outstanding.lock().expect("no holder of this lock panics").calls.remove(&id);
+            let Some((_, reply)) = waiting else { return };
+            reply.send(match result {
+                Ok(bytes) => codec::decode::<CallResult>(&bytes).unwrap_or(Err(CallError::Unknown)),
+                Err(SendError::NotSent(_)) => Err(CallError::NotLeader { shard, leader: None }),
+                Err(SendError::NoAnswer(_)) => Err(CallError::Unknown),
+            });
+        };
+        transport.request_with(leader, Class::Device, KIND_CALL, body, FORWARD_DEADLINE, Box::new(done));
+    }
+
+    /// Forwarded commands that wait for their answer.
+    pub fn outstanding(&self) -> usize {
+        self.lock().calls.len()
+    }
+}

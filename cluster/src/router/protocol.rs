@@ -1,0 +1,61 @@
+//! What nodes ask of one another besides Raft, on the Device class.
+
+use actors::device::Command;
+use actors::id::{DeviceKey, NodeId, ShardId};
+use actors::ports::CallError;
+use actors::wire::receipt::Receipt;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{
+    DevicePage, ListQuery, ReceiptState, ReplicaDigest, ShardStatus, TelemetryPage, TelemetryQuery,
+};
+use crate::catalog::CatalogCommand;
+
+/// A command for a device whose shard the receiver leads; answered with a `CallResult`.
+pub const KIND_CALL: u8 = 32;
+/// An [`Ask`]; answered with a `Result<Told, CallError>`.
+pub const KIND_ASK: u8 = 33;
+/// A `Downlink`, without an answer.
+pub const KIND_DOWNLINK: u8 = 34;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ForwardedCall {
+    /// Of the sender's map.
+    pub epoch: u64,
+    pub key: DeviceKey,
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Ask {
+    Telemetry { key: DeviceKey, query: TelemetryQuery },
+    List { shard: ShardId, query: ListQuery },
+    Receipt(Receipt),
+    /// Writes a digest marker; answered with its index.
+    MarkDigest { shard: ShardId },
+    /// This replica's digest at an index.
+    DigestAt { shard: ShardId, index: u64 },
+    /// What this node knows of itself.
+    Report,
+    Catalog(CatalogCommand),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Told {
+    Telemetry(TelemetryPage),
+    Devices(DevicePage),
+    Receipt(ReceiptState),
+    Index(u64),
+    Digest(ReplicaDigest),
+    Report(NodeReport),
+    Done,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeReport {
+    pub node: NodeId,
+    pub shards: Vec<ShardStatus>,
+    pub catalog: Option<ShardStatus>,
+}
+
+pub type AskResult = Result<Told, CallError>;

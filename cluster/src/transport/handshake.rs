@@ -1,0 +1,269 @@
+//! Who is at the other end: both sides prove that they know the cluster's secret, now.
+//!
+//! dialer → `Hello`; acceptor → `Hello`, `Proof`; dialer → `Proof`; acceptor → `Welcome`. A proof
+//! is an HMAC over the role and both hellos, which hold the nonces, the cluster, both nodes, their
+//! uuids and boots, the class; the version is in its label. Recorded proofs are worthless: the other side's nonce is new.
+//! Knows nothing of frames or of what is spoken afterwards.
+
+use std::io;
+
+use actors::id::NodeId;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use super::hello::{self, Hello, Tag, PROTOCOL_VERSION};
+use super::{Class, PeerLedger, TransportConfig};
+
+/// Why a connection was refused; told to the other side, so never a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u8)]
+pub enum Refusal {
+    #[error("not a peer of this protocol")]
+    Magic = 1,
+    #[error("protocol version is not spoken here")]
+    Version = 2,
+    #[error("another cluster")]
+    Cluster = 3,
+    #[error("proof does not match the cluster's secret, or was replayed")]
+    Secret = 4,
+    #[error("node is not a member")]
+    UnknownNode = 5,
+    #[error("node has this node's own id")]
+    OwnId = 6,
+    #[error("node id was seen with another directory")]
+    Ledger = 7,
+    #[error("malformed handshake")]
+    Malformed = 8,
+    #[error("another node than the one dialed")]
+    WrongNode = 9,
+}
+
+impl Refusal {
+    pub const COUNT: usize = 9;
+    pub const ALL: [Refusal; Self::COUNT] = [
+        Self::Magic,
+        Self::Version,
+        Self::Cluster,
+        Self::Secret,
+        Self::UnknownNode,
+        Self::OwnId,
+        Self::Ledger,
+        Self::Malformed,
+        Self::WrongNode,
+    ];
+
+    pub fn index(self) -> usize {
+        self as usize - 1
+    }
+
+    /// A short name for metrics and log topics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Magic => "magic",
+            Self::Version => "version",
+            Self::Cluster => "cluster",
+            Self::Secret => "secret",
+            Self::UnknownNode => "unknown_node",
+            Self::OwnId => "own_id",
+            Self::Ledger => "ledger",
+            Self::Malformed => "malformed",
+            Self::WrongNode => "wrong_node",
+        }
+    }
+
+    pub(super) fn of(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| *reason as u8 == byte)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    #[error("refused: {0}")]
+    Refused(#[from] Refusal),
+    #[error("refused by the peer: {0}")]
+    RefusedByPeer(Refusal),
+    #[error("handshake broke off: {0}")]
+    Io(#[from] io::Error),
+    #[error("handshake did not finish in time")]
+    TimedOut,
+}
+
+/// Both ends know each other, and share a key for the frames of this connection.
+#[derive(Debug)]
+pub struct Established {
+    pub peer: NodeId,
+    pub boot: u64,
+    pub class: Class,
+    pub key: [u8; 16],
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Dialer = 1,
+    Acceptor = 2,
+}
+
+/// The dialer's part.
+///
+/// # Errors
+/// After a refusal the stream is to be dropped; the other side has been told why.
+pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    config: &TransportConfig,
+    peer: NodeId,
+    class: Class,
+    ledger: &dyn PeerLedger,
+) -> Result<Established, HandshakeError> {
+    let mine = hello_of(config, class);
+    let mut out = Vec::new();
+    hello::put(&mut out, Tag::Hello, &mine);
+    hello::send(stream, &out).await?;
+    let verdict = async {
+        let theirs = hello::receive(stream, Tag::Hello).await?;
+        let hello = Hello::decode(&theirs).ok_or(Refusal::Malformed)?;
+        check(config, &hello)?;
+        if hello.node != peer || hello.class != class {
+            return Err(Refusal::WrongNode.into());
+        }
+        let transcript = Transcript {
+            secret: &config.secret.0,
+            dialer: &mine,
+            acceptor: &theirs,
+        };
+        transcript.verify(Side::Acceptor, &hello::receive(stream, Tag::Proof).await?)?;
+        if !ledger.admit(hello.node, hello.uuid) {
+            return Err(Refusal::Ledger.into());
+        }
+        Ok((transcript.prove(Side::Dialer), transcript.key(), hello))
+    };
+    let (proof, key, hello) = told(verdict.await, stream).await?;
+    out.clear();
+    hello::put(&mut out, Tag::Proof, &proof);
+    hello::send(stream, &out).await?;
+    hello::receive(stream, Tag::Welcome).await?;
+    Ok(Established {
+        peer,
+        boot: hello.boot,
+        class,
+        key,
+    })
+}
+
+/// The acceptor's part; `member` says who may come in.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    config: &TransportConfig,
+    member: impl Fn(NodeId) -> bool,
+    ledger: &dyn PeerLedger,
+) -> Result<Established, HandshakeError> {
+    let verdict = async {
+        let theirs = hello::receive(stream, Tag::Hello).await?;
+        let hello = Hello::decode(&theirs).ok_or(Refusal::Malformed)?;
+        check(config, &hello)?;
+        if !member(hello.node) {
+            return Err(Refusal::UnknownNode.into());
+        }
+        let mine = hello_of(config, hello.class);
+        let transcript = Transcript {
+            secret: &config.secret.0,
+            dialer: &theirs,
+            acceptor: &mine,
+        };
+        let mut out = Vec::new();
+        hello::put(&mut out, Tag::Hello, &mine);
+        hello::put(&mut out, Tag::Proof, &transcript.prove(Side::Acceptor));
+        hello::send(stream, &out).await?;
+        transcript.verify(Side::Dialer, &hello::receive(stream, Tag::Proof).await?)?;
+        if !ledger.admit(hello.node, hello.uuid) {
+            return Err(Refusal::Ledger.into());
+        }
+        Ok(Established {
+            peer: hello.node,
+            boot: hello.boot,
+            class: hello.class,
+            key: transcript.key(),
+        })
+    };
+    let established = told(verdict.await, stream).await?;
+    let mut out = Vec::new();
+    hello::put(&mut out, Tag::Welcome, &[]);
+    hello::send(stream, &out).await?;
+    Ok(established)
+}
+
+fn hello_of(config: &TransportConfig, class: Class) -> Vec<u8> {
+    let hello = Hello {
+        cluster_id: config.cluster_id.clone(),
+        node: config.node_id,
+        uuid: config.node_uuid,
+        boot: config.boot,
+        class,
+        nonce: (config.nonces)(),
+    };
+    hello.encode()
+}
+
+fn check(config: &TransportConfig, theirs: &Hello) -> Result<(), Refusal> {
+    if theirs.cluster_id != config.cluster_id {
+        return Err(Refusal::Cluster);
+    }
+    if theirs.node == config.node_id {
+        return Err(Refusal::OwnId);
+    }
+    Ok(())
+}
+
+/// Tells the other side of a refusal of ours, as far as it still listens.
+async fn told<T>(
+    verdict: Result<T, HandshakeError>,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> Result<T, HandshakeError> {
+    if let Err(HandshakeError::Refused(reason)) = &verdict {
+        let mut out = Vec::new();
+        hello::put(&mut out, Tag::Refused, &[*reason as u8]);
+        if hello::send(stream, &out).await.is_ok() {
+            stream.shutdown().await.ok();
+        }
+    }
+    verdict
+}
+
+/// All that both sides have said, in full.
+struct Transcript<'a> {
+    secret: &'a [u8],
+    dialer: &'a [u8],
+    acceptor: &'a [u8],
+}
+
+impl Transcript<'_> {
+    fn mac(&self, purpose: &[u8]) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.secret).expect("HMAC takes keys of any length");
+        mac.update(b"holdfast peer ");
+        mac.update(&PROTOCOL_VERSION.to_le_bytes());
+        mac.update(purpose);
+        for hello in [self.dialer, self.acceptor] {
+            mac.update(&(hello.len() as u64).to_le_bytes());
+            mac.update(hello);
+        }
+        mac
+    }
+
+    fn prove(&self, side: Side) -> Vec<u8> {
+        self.mac(&[b'P', side as u8]).finalize().into_bytes().to_vec()
+    }
+
+    fn verify(&self, side: Side, proof: &[u8]) -> Result<(), Refusal> {
+        self.mac(&[b'P', side as u8])
+            .verify_slice(proof)
+            .map_err(|_| Refusal::Secret)
+    }
+
+    fn key(&self) -> [u8; 16] {
+        let full: [u8; 32] = self.mac(b"K0").finalize().into_bytes().into();
+        *full.first_chunk().expect("32 bytes hold 16")
+    }
+}

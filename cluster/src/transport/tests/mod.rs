@@ -1,0 +1,7 @@
+//! Promises of the transport, on real sockets of the loopback interface.
+
+mod bad_input;
+mod harness;
+mod peers;
+mod proxy;
+mod traffic;
