@@ -144,7 +144,9 @@ impl LocalCluster {
     /// # Errors
     /// No free ports, no directory, or the nodes did not start; nothing is left behind.
     pub fn up(plan: Plan, interrupt: &Interrupt) -> Result<Self, HarnessError> {
-        let parent = plan.parent.unwrap_or_else(std::env::temp_dir);
+        // The nodes' command lines hold absolute paths, by which they are recognised in the end.
+        let parent = std::path::absolute(plan.parent.unwrap_or_else(std::env::temp_dir))
+            .map_err(|e| HarnessError::new("the directory for the cluster", e))?;
         let nodes = plan.nodes;
         let temporary = tempfile::Builder::new()
             .prefix("holdfast-")
@@ -339,10 +341,14 @@ impl LocalCluster {
 
 impl Drop for LocalCluster {
     fn drop(&mut self) {
-        for process in processes_below(&self.dir) {
-            if let Err(error) = process.kill() {
-                tracing::warn!(%error, "a node could not be ended");
+        // Twice, for a process that was only just being started when the first look was taken.
+        for _ in 0..2 {
+            for process in processes_below(&self.dir) {
+                if let Err(error) = process.kill() {
+                    tracing::warn!(%error, "a node could not be ended");
+                }
             }
+            std::thread::sleep(POLL);
         }
     }
 }

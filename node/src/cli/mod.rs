@@ -13,6 +13,8 @@ pub mod failure;
 mod local;
 mod node;
 pub mod output;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -104,30 +106,4 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn code(exit: Exit) -> ExitCode {
     ExitCode::from(exit as u8)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    /// Every command that does something shows an example in its help.
-    #[test]
-    fn every_command_has_an_example() {
-        fn visit(command: &clap::Command, path: &str) {
-            let path = format!("{path} {}", command.get_name());
-            if command.has_subcommands() {
-                command.get_subcommands().for_each(|sub| visit(sub, &path));
-            } else {
-                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-                assert!(help.contains("Example"), "{path} has no example");
-            }
-        }
-        visit(&Cli::command(), "");
-    }
 }

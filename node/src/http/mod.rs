@@ -25,7 +25,7 @@ mod telemetry;
 mod twin;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use config::{BadHttpConfig, HttpConfig, Token};
 pub use server::{serve, HttpServer};

@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// How long the silence is watched; also how long a stopped node is stopped.
 const WATCH: Duration = Duration::from_secs(5);
 /// How long a returned node may take to lead again.
-const REBALANCE_DEADLINE: Duration = Duration::from_secs(30);
+const REBALANCE_DEADLINE: Duration = Duration::from_secs(15);
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// Gaps in milliseconds.
@@ -133,8 +133,9 @@ fn once(
     wait_leading(cluster, victim, interrupt)
 }
 
-/// Waits until the returned node leads again and every shard is led, so that the next fault meets a whole cluster. A node
-/// that leads nothing after the deadline is no reason to stop: the next victim is another one.
+/// Waits until the returned node leads again and every shard is led, so that the next fault meets a
+/// whole cluster. A node that leads nothing after the deadline is no reason to stop: the next victim
+/// is another one.
 fn wait_leading(cluster: &LocalCluster, node: u64, interrupt: &Interrupt) -> Result<(), HarnessError> {
     let end = Instant::now() + REBALANCE_DEADLINE;
     while Instant::now() < end {

@@ -109,7 +109,7 @@ pub fn measure(
         return Ok(());
     }
     let name = format!("half load, open loop, {half_load:.0} msg/s");
-    let samples = runs.repeat(&servers, &name, Load::open(half_load, args.devices as usize, 64))?;
+    let samples = runs.repeat(&servers, &name, Load::open(half_load, args.devices as usize, 32))?;
     add(report, &servers, "half load, open loop", &OPEN, &samples);
     Ok(())
 }

@@ -14,6 +14,8 @@ use clap::{Args, Subcommand};
 
 pub use directory::{ClusterFile, Directory, DirectoryLock, NodeEntry, Plan, DEFAULT_BASE_PORT, PORTS_PER_NODE};
 pub use process::{check_ports, look, running, Running};
+#[cfg(test)]
+pub use view::{led_shards, View};
 
 use super::failure::Failure;
 use super::output::Output;

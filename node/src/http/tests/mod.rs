@@ -3,7 +3,7 @@
 mod cluster;
 mod devices;
 mod edge;
-mod fake;
+pub(crate) mod fake;
 mod telemetry;
 mod trouble;
 mod twin;
