@@ -9,8 +9,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::{holdfast_with, text};
-use node::cli::cluster::{Directory, Plan};
+use common::{holdfast, holdfast_with, run, text};
+use node::cli::cluster::{look, running, Directory, Plan};
 use serde_json::Value;
 
 fn made(path: &Path, nodes: u16) -> Directory {
@@ -142,4 +142,94 @@ fn a_stopped_cluster_is_reported_as_such() {
     holdfast_with(&["cluster", "stop", "1", "--dir", text(&path)]).with(0, &[]);
     holdfast_with(&["cluster", "down", "--dir", text(&path)]).with(0, &[]);
     holdfast_with(&["cluster", "stop", "4", "--dir", text(&path)]).with(64, &["there is no node 4", "1, 2, 3"]);
+}
+
+/// A process in place of node 1, as `cluster.json` would name it.
+fn stand_in(directory: &mut Directory, program: &str, arguments: &[&str]) -> std::process::Child {
+    let child = std::process::Command::new(program)
+        .args(arguments)
+        .spawn()
+        .expect("started");
+    let process = look(child.id()).expect("it runs");
+    directory
+        .record_process(1, Some((process.pid, process.started)))
+        .expect("saved");
+    child
+}
+
+fn recorded_pid(path: &Path) -> Option<u32> {
+    Directory::open(path).expect("a cluster").file.nodes[0].pid
+}
+
+#[test]
+fn stopping_a_node_ends_its_process_and_forgets_it() {
+    for command in [&["stop", "1"][..], &["down"]] {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("c");
+        let mut directory = made(&path, 1);
+        let mut child = stand_in(&mut directory, "sleep", &["600"]);
+        let ended = run(holdfast().arg("cluster").args(command).args(["--dir", text(&path)]));
+        ended.with(0, &[]);
+        assert!(!child.wait().expect("ended").success(), "by a signal");
+        assert_eq!(recorded_pid(&path), None);
+    }
+}
+
+#[test]
+fn a_paused_node_is_stopped_too() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("c");
+    let mut directory = made(&path, 1);
+    let mut child = stand_in(&mut directory, "sleep", &["600"]);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("paused");
+    holdfast_with(&["cluster", "stop", "1", "--dir", text(&path)]).with(0, &[]);
+    assert!(!child.wait().expect("ended").success());
+}
+
+/// A pid of `cluster.json` may belong to somebody else by now: the start time tells.
+#[test]
+fn a_stranger_with_the_pid_of_a_node_is_left_alone() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("c");
+    let mut directory = made(&path, 1);
+    let mut stranger = stand_in(&mut directory, "sleep", &["600"]);
+    let process = look(stranger.id()).expect("it runs");
+    directory
+        .record_process(1, Some((process.pid, process.started - 1)))
+        .expect("saved");
+    let ended = holdfast_with(&["cluster", "stop", "1", "--dir", text(&path)]).with(0, &[]);
+    assert!(ended.stdout.contains("does not run"), "{}", ended.stdout);
+    holdfast_with(&["cluster", "down", "--dir", text(&path)]).with(0, &[]);
+    assert!(look(process.pid).is_some(), "still there");
+    stranger.kill().and_then(|()| stranger.wait()).expect("ended");
+}
+
+#[test]
+fn a_running_node_is_not_started_again() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("c");
+    let mut directory = made(&path, 1);
+    let mut child = stand_in(&mut directory, "sleep", &["600"]);
+    let ended = holdfast_with(&["cluster", "start", "1", "--dir", text(&path)]).with(0, &[]);
+    assert!(
+        ended.stdout.contains(&format!("runs already (pid {})", child.id())),
+        "{}",
+        ended.stdout
+    );
+    child.kill().and_then(|()| child.wait()).expect("ended");
+}
+
+/// `cluster.json` may have lost the pid (a crash between start and write): the lock tells.
+#[test]
+fn a_node_that_cluster_json_does_not_know_of_is_found_by_its_lock() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let directory = made(&dir.path().join("c"), 1);
+    let node = &directory.file.nodes[0];
+    assert_eq!(running(node), None);
+    fs::create_dir(node.data_dir()).expect("made");
+    let lock = node::serve::lock::take(&node.data_dir()).expect("free");
+    assert_eq!(running(node).map(|found| found.pid), Some(std::process::id()));
+    drop(lock);
+    assert_eq!(running(node), None);
 }

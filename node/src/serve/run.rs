@@ -22,11 +22,13 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// How long a new node may take to have a leader for every shard before it says that it serves.
 const SERVING_DEADLINE: Duration = Duration::from_secs(10);
 
+pub type Serving = Box<dyn FnOnce(&NodeConfig)>;
+
 /// What the caller wants to hear of.
 #[derive(Default)]
 pub struct Events {
     /// Called once, when the node serves.
-    pub serving: Option<Box<dyn FnOnce(&NodeConfig)>>,
+    pub serving: Option<Serving>,
 }
 
 /// Runs the node until it is asked to stop (SIGTERM, SIGINT). Blocks; owns the actix `System`, the

@@ -63,8 +63,12 @@ pub async fn status(path: &Path, output: Output) -> Result<(), Failure> {
     }
 }
 
+/// Whether it is the catalog, the id, the name.
+type ShardKey = (bool, u64, String);
+
 fn shard_rows(directory: &Directory, views: &[Option<View>]) -> Vec<ShardRow> {
-    let mut seen: BTreeMap<(bool, u64, String), Vec<(u64, &ShardView)>> = BTreeMap::new();
+    // In the order of their ids, the catalog last; the name is what is shown.
+    let mut seen: BTreeMap<ShardKey, Vec<(u64, &ShardView)>> = BTreeMap::new();
     for (node, view) in directory.file.nodes.iter().zip(views) {
         let Some(view) = view else { continue };
         for (shard, catalog) in view
@@ -97,11 +101,7 @@ fn shard_row(id: String, said: &[(u64, &ShardView)]) -> ShardRow {
         id,
         leader: newest.and_then(|(_, shard)| shard.leader),
         term: newest.map_or(0, |(_, shard)| shard.term),
-        applied: said
-            .iter()
-            .map(|(_, shard)| shard.applied.max(shard.committed.min(shard.applied)))
-            .max()
-            .unwrap_or(0),
+        applied: said.iter().map(|(_, shard)| shard.applied).max().unwrap_or(0),
         lag_max: lags.iter().map(|(_, lag)| *lag).max().unwrap_or(0),
         lags,
         faults: said
@@ -212,7 +212,7 @@ fn node_worries(row: &NodeRow, dir: &str, worries: &mut Vec<Worry>) {
 
 /// The last words of a node that ends itself; see `serve`.
 fn is_fatal(line: &str) -> bool {
-    line.contains(crate::serve::FATAL_MARK)
+    line.contains(crate::serve::FATAL_MARK) || line.starts_with("error: ")
 }
 
 fn shard_worries(shard: &ShardRow, nodes: &[NodeRow], worries: &mut Vec<Worry>) {

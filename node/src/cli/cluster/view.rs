@@ -36,8 +36,6 @@ pub struct ShardView {
     pub term: u64,
     #[serde(default)]
     pub applied: u64,
-    #[serde(default)]
-    pub committed: u64,
     /// `[[node, entries]]`, `{"node": entries}` or `[{"node":…,"entries":…}]`.
     #[serde(default)]
     pub lag: Value,
