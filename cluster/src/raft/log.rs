@@ -46,7 +46,7 @@ impl GroupLog {
     pub fn open(shard: ShardId, store: Arc<dyn LogStore>) -> io::Result<Self> {
         let vote = read_record(&*store, shard, LogRecord::Vote)?;
         let purged = read_record(&*store, shard, LogRecord::Purged)?;
-        let committed = read_record(&*store, shard, LogRecord::Committed)?;
+        let committed = read_record::<Option<LogId>>(&*store, shard, LogRecord::Committed)?.flatten();
         let shared = Shared {
             vote,
             purged,
