@@ -21,6 +21,7 @@ use crate::catalog::CatalogCommand;
 use crate::config::ClusterConfig;
 use crate::node::start::{start, Running};
 use crate::router::protocol::{Ask, NodeReport, Told};
+use crate::router::TraceSource;
 use crate::service::status_of;
 
 /// Between attempts of a call that was certainly not committed.
@@ -366,6 +367,22 @@ impl Cluster {
             arbiter.stop();
         }
         running.lock.lock().expect("no holder of this lock panics").take();
+    }
+
+    /// Tells the shards whether the process uses more memory than it may; idle devices then leave
+    /// memory without waiting for their time.
+    pub fn set_memory_pressure(&self, pressed: bool) {
+        self.running
+            .replicas
+            .env
+            .memory_pressure
+            .store(pressed, Ordering::Relaxed);
+    }
+
+    /// Where the trace of the running task comes from, so that it crosses nodes with forwarded
+    /// commands. Without one, none is sent.
+    pub fn set_trace_source(&self, source: TraceSource) {
+        self.running.router.set_trace_source(source);
     }
 
     /// Resolves, with the reason, when a part failed that ends the process (a failed fsync, a

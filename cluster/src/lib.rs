@@ -17,3 +17,4 @@ pub mod storage;
 pub mod transport;
 
 pub use handle::Cluster;
+pub use router::TraceSource;

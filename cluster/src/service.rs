@@ -85,6 +85,7 @@ impl Service {
             key,
             command: Command::ReadDevice,
             reply,
+            queued: None,
         });
         rx.await.unwrap_or(Err(CallError::Unknown))
     }

@@ -9,7 +9,8 @@ use actors::shell::house::{PartError, StopSignal};
 
 use super::peers::Peers;
 use crate::background::Background;
-use crate::storage::StateStore;
+use crate::storage::{LogStore, StateStore};
+use crate::transport::{Refusal, Transport};
 
 const TICK: Duration = Duration::from_secs(1);
 /// Unflushed state that is flushed at once.
@@ -19,7 +20,9 @@ const FLUSH_TICKS: u32 = 30;
 
 pub struct Flusher {
     pub peers: Arc<Peers>,
+    pub log: Arc<dyn LogStore>,
     pub state: Arc<dyn StateStore>,
+    pub transport: Transport,
     pub background: Arc<Background>,
 }
 
@@ -35,11 +38,26 @@ impl Flusher {
             }
             ticks += 1;
             let unflushed = self.state.unflushed_bytes();
-            metrics::gauge!("holdfast_state_unflushed_bytes").set(unflushed as f64);
+            self.report(unflushed);
             if unflushed >= FLUSH_BYTES || (ticks >= FLUSH_TICKS && unflushed > 0) {
                 ticks = 0;
                 self.flush().await?;
             }
+        }
+    }
+
+    fn report(&self, unflushed: u64) {
+        metrics::gauge!("holdfast_state_unflushed_bytes").set(unflushed as f64);
+        let log = self.log.counters();
+        metrics::counter!("holdfast_log_fsyncs_total").absolute(log.fsyncs);
+        metrics::counter!("holdfast_log_bytes_total").absolute(log.bytes);
+        for group in self.peers.groups() {
+            let shard = group.shard.to_string();
+            metrics::gauge!("holdfast_raft_applied", "shard" => shard).set(group.applied_index() as f64);
+        }
+        for reason in Refusal::ALL {
+            let refused = self.transport.counters().refused_for(reason);
+            metrics::counter!("holdfast_peer_rejected_total", "reason" => reason.name()).absolute(refused);
         }
     }
 

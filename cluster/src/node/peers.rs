@@ -146,11 +146,14 @@ impl Peers {
         });
     }
 
-    fn call(&self, body: &[u8], answer: Answer) {
+    fn call(&self, from: NodeId, body: &[u8], answer: Answer) {
         let Ok(call) = codec::decode::<ForwardedCall>(body) else {
             return;
         };
         let shard = self.router.shard_of(&call.key);
+        if let Some(trace) = &call.trace {
+            tracing::debug!(%trace, from, device = %call.key, %shard, "forwarded command");
+        }
         if call.epoch > self.router.epoch() && self.router.handle(shard).is_none() {
             // Our map is the stale one; the sender will come again.
             return answer_call(answer, Err(CallError::NotLeader { shard, leader: None }));
@@ -179,7 +182,7 @@ pub struct PeerHandler(pub Arc<Peers>);
 impl Handler for PeerHandler {
     fn request(&self, from: NodeId, class: Class, kind: u8, body: Bytes, answer: Answer) {
         match (class, kind) {
-            (Class::Device, KIND_CALL) => self.0.call(&body, answer),
+            (Class::Device, KIND_CALL) => self.0.call(from, &body, answer),
             (Class::Device, KIND_ASK) => self.0.ask(&body, answer),
             (Class::Append | Class::Control | Class::Snapshot, kind) => self.0.raft(from, kind, body, answer),
             _ => tracing::debug!(from, kind, "request of an unknown kind"),

@@ -209,6 +209,8 @@ pub async fn start(
     });
     let flusher = Arc::new(Flusher {
         peers: peers.clone(),
+        log: disk.log.clone(),
+        transport: transport.clone(),
         state: disk.state.clone(),
         background: background.clone(),
     });
@@ -319,8 +321,12 @@ fn shard_env(
             metrics::gauge!("holdfast_raft_leader", "shard" => shard.to_string())
                 .set(f64::from(u8::from(role.leading)));
             metrics::gauge!("holdfast_raft_term", "shard" => shard.to_string()).set(role.term as f64);
+            if role.leading {
+                metrics::counter!("holdfast_raft_elections_total", "shard" => shard.to_string()).increment(1);
+            }
             roles.role_changed(shard, role);
         }),
+        memory_pressure: Arc::default(),
         fatal: fatal.clone(),
         stop,
     })

@@ -274,16 +274,24 @@ pub struct GroupMachine {
     shared: Arc<GroupShared>,
     meta: GroupMeta,
     app: Box<dyn Apply>,
+    apply_seconds: metrics::Histogram,
 }
 
 impl GroupMachine {
     pub fn new(shared: Arc<GroupShared>, app: Box<dyn Apply>) -> Self {
         let meta = shared.meta();
-        Self { shared, meta, app }
+        let apply_seconds = metrics::histogram!("holdfast_stage_seconds", "stage" => "apply");
+        Self {
+            shared,
+            meta,
+            app,
+            apply_seconds,
+        }
     }
 
     /// Applies `entries`, writes once, then answers.
     fn apply_chunk(&mut self, entries: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let started = tokio::time::Instant::now();
         let mut batch = StateBatch::default();
         let mut answers = Vec::with_capacity(entries.len());
         for (entry, responder) in entries {
@@ -324,6 +332,7 @@ impl GroupMachine {
             }
         }
         self.write(batch)?;
+        self.apply_seconds.record(started.elapsed().as_secs_f64());
         for (responder, applied) in answers {
             responder.send(applied);
         }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::raft::group::Role;
 use crate::shard::runtime::{ShardHandle, ShardMsg};
+use crate::shard::stages;
 use crate::transport::{Class, SendError, Transport};
 use protocol::{ForwardedCall, KIND_CALL};
 
@@ -33,6 +34,9 @@ struct Outstanding {
     next: u64,
 }
 
+/// The W3C `traceparent` of the task that runs, if it has one.
+pub type TraceSource = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 pub struct Router {
     pub node: NodeId,
     shards: u16,
@@ -44,6 +48,7 @@ pub struct Router {
     transport: OnceLock<Transport>,
     outstanding: Arc<Mutex<Outstanding>>,
     epoch: AtomicU64,
+    trace: OnceLock<TraceSource>,
 }
 
 impl Router {
@@ -58,12 +63,17 @@ impl Router {
             transport: OnceLock::new(),
             outstanding: Arc::default(),
             epoch: AtomicU64::new(0),
+            trace: OnceLock::new(),
         }
     }
 
     pub fn connect(&self, transport: Transport) {
         // A node has one transport; a second one would be a mistake in start-up.
         assert!(self.transport.set(transport).is_ok(), "the transport is set once");
+    }
+
+    pub fn set_trace_source(&self, source: TraceSource) {
+        let _ = self.trace.set(source);
     }
 
     pub fn transport(&self) -> Option<&Transport> {
@@ -181,7 +191,12 @@ impl Router {
     pub fn submit_here(&self, shard: ShardId, key: DeviceKey, command: Command, reply: ReplyTo) {
         let handles = self.handles.read().expect("no holder of this lock panics");
         match handles.get(&shard) {
-            Some(handle) => handle.send(ShardMsg::Call { key, command, reply }),
+            Some(handle) => handle.send(ShardMsg::Call {
+                key,
+                command,
+                reply,
+                queued: stages::sample(),
+            }),
             None => reply.send(Err(CallError::NotLeader { shard, leader: None })),
         }
     }
@@ -192,6 +207,7 @@ impl Router {
         };
         let body = Bytes::from(codec::encode(&ForwardedCall {
             epoch: self.epoch(),
+            trace: self.trace.get().and_then(|source| source()),
             key,
             command,
         }));

@@ -20,6 +20,8 @@ pub const KIND_DOWNLINK: u8 = 34;
 pub struct ForwardedCall {
     /// Of the sender's map.
     pub epoch: u64,
+    /// W3C `traceparent`, for the receiver's log.
+    pub trace: Option<String>,
     pub key: DeviceKey,
     pub command: Command,
 }

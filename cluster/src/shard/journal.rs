@@ -7,12 +7,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use actors::device::{Answer, Refusal};
 use actors::id::{DeviceKey, NodeId};
 use actors::ports::{CallError, Downlink, Journal, Reply, ReplyTo, Submission, Ticket};
-use actors::time::Clock;
 use actors::wire::receipt::Receipt;
 use tokio::sync::{mpsc, Notify};
 
@@ -59,14 +57,13 @@ impl Batch {
 struct InFlight {
     id: u64,
     batch: Batch,
-    proposed_ms: u64,
+    proposed: tokio::time::Instant,
     result: Option<Proposed>,
 }
 
 /// What the flush task and the device actors share.
 pub struct ShardJournal {
     group: Group,
-    clock: Arc<dyn Clock>,
     downlink: Rc<dyn Fn(Downlink)>,
     waiting: RefCell<VecDeque<Batch>>,
     in_flight: RefCell<VecDeque<InFlight>>,
@@ -114,10 +111,9 @@ impl Journal for ShardJournal {
 }
 
 impl ShardJournal {
-    pub fn new(group: Group, clock: Arc<dyn Clock>, downlink: Rc<dyn Fn(Downlink)>) -> Rc<Self> {
+    pub fn new(group: Group, downlink: Rc<dyn Fn(Downlink)>) -> Rc<Self> {
         Rc::new(Self {
             group,
-            clock,
             downlink,
             waiting: RefCell::default(),
             in_flight: RefCell::default(),
@@ -214,11 +210,11 @@ impl ShardJournal {
         self.next_id.set(id + 1);
         let payload = (!batch.builder.is_empty()).then(|| batch.builder.take());
         self.batch_items.record(batch.pending.len() as f64);
-        let proposed_ms = self.clock.monotonic_ms();
+        let proposed = tokio::time::Instant::now();
         self.in_flight.borrow_mut().push_back(InFlight {
             id,
             batch,
-            proposed_ms,
+            proposed,
             result: None,
         });
         let done = move |result| {
@@ -259,8 +255,7 @@ impl ShardJournal {
                     _ => return,
                 }
             };
-            let waited_ms = self.clock.monotonic_ms().saturating_sub(flight.proposed_ms);
-            self.replicate_seconds.record(waited_ms as f64 / 1000.0);
+            self.replicate_seconds.record(flight.proposed.elapsed().as_secs_f64());
             let last = flight.batch.last;
             match flight.result.expect("checked above") {
                 Ok(committed) => self.answer(flight.batch, &committed),

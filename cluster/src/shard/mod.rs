@@ -12,3 +12,4 @@ pub mod presence;
 pub mod reads;
 pub mod rows;
 pub mod runtime;
+pub mod stages;

@@ -22,6 +22,7 @@ use super::due;
 use super::journal::{Barrier, ShardJournal};
 use super::presence::{GatewayLife, Presence};
 use super::rows;
+use super::stages;
 use crate::config::ClusterConfig;
 use crate::raft::group::{seeded, Group, Role};
 use crate::raft::machine::GroupShared;
@@ -41,6 +42,8 @@ pub enum ShardMsg {
         key: DeviceKey,
         command: Command,
         reply: ReplyTo,
+        /// When it was queued; taken for a sample only.
+        queued: Option<tokio::time::Instant>,
     },
     /// Reads that need no single device: run behind everything submitted, at the leader.
     Barrier(Barrier),
@@ -89,6 +92,8 @@ pub struct ShardEnv {
     pub clock: Arc<dyn Clock>,
     pub downlink: Arc<dyn Fn(Downlink) + Send + Sync>,
     pub gateway_life: Arc<dyn Fn(Gateway) -> GatewayLife + Send + Sync>,
+    /// Set while the process uses more memory than it may: idle devices leave at once.
+    pub memory_pressure: Arc<std::sync::atomic::AtomicBool>,
     /// Called with every change of a group's role.
     pub role_changed: Arc<dyn Fn(actors::id::ShardId, &Role) + Send + Sync>,
     /// Ends the process, with the reason.
@@ -139,6 +144,7 @@ pub struct Runtime {
     presence: Presence,
     internal: mpsc::UnboundedSender<Internal>,
     ticks: u64,
+    route_seconds: metrics::Histogram,
     reported: HostCounts,
 }
 
@@ -175,6 +181,7 @@ impl Runtime {
             presence: Presence::default(),
             internal,
             ticks: 0,
+            route_seconds: stages::histogram("route"),
             reported: HostCounts::default(),
         };
         let mut tick = tokio::time::interval(TICK);
@@ -268,11 +275,7 @@ impl Runtime {
     fn serve(&mut self) {
         let env = &self.env;
         let downlink = env.downlink.clone();
-        let journal = ShardJournal::new(
-            self.group.clone(),
-            env.clock.clone(),
-            Rc::new(move |note| downlink(note)),
-        );
+        let journal = ShardJournal::new(self.group.clone(), Rc::new(move |note| downlink(note)));
         let (attempt, internal) = (self.attempt, self.internal.clone());
         let (run, stop) = (journal.clone(), env.stop.clone());
         tokio::task::spawn_local(async move {
@@ -281,7 +284,10 @@ impl Runtime {
         });
         let config = &env.config;
         let host = ShardHost::new(HostParts {
-            rules: Rc::new(Rules::new(config.policy, env.clock.clone())),
+            rules: Rc::new(Rules {
+                decide: stages::timed_decide,
+                ..Rules::new(config.policy, env.clock.clone())
+            }),
             journal: journal.clone(),
             store: Rc::new(CommittedRows(self.group.shared.clone())),
             spawn: on_this_local_set(),
@@ -333,7 +339,15 @@ impl Runtime {
             }
             Lead::Recovering { .. } => self.waiting.push_back(message),
             Lead::Serving(serving) => match message {
-                ShardMsg::Call { key, command, reply } => {
+                ShardMsg::Call {
+                    key,
+                    command,
+                    reply,
+                    queued,
+                } => {
+                    if let Some(queued) = queued {
+                        self.route_seconds.record(queued.elapsed().as_secs_f64());
+                    }
                     if let Err(error) = serving.host.deliver(key, command, reply) {
                         (self.env.fatal)(format!("shard {}: state cannot be read: {error}", self.group.shard));
                     }
@@ -402,6 +416,17 @@ impl Runtime {
                 serving.host.deliver(key, command, ReplyTo::nobody())?;
             }
             serving.host.on_settled()?;
+            if sweep {
+                let pressed = self.env.memory_pressure.load(std::sync::atomic::Ordering::Relaxed);
+                let active = serving.host.counts().active;
+                // Halves what is awake with every sweep, until the pressure is gone.
+                let awake_max = if pressed {
+                    active / 2
+                } else {
+                    self.env.config.active_devices_max
+                };
+                serving.host.limit_active(awake_max.max(1));
+            }
             serving.host.tick(now_ms)
         });
         if let Err(error) = result {

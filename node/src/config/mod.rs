@@ -86,6 +86,8 @@ pub struct Limits {
     pub receive_maximum: u16,
     /// Bytes of publishes one node may hold unanswered before it stops reading.
     pub inflight_bytes_max: usize,
+    /// Resident memory beyond which idle devices leave memory at once.
+    pub memory_bytes_max: u64,
     /// Largest HTTP request body, in bytes.
     pub http_body_bytes_max: usize,
     /// HTTP connections of this node.

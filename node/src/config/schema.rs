@@ -102,6 +102,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
     let connections_max = count("connections_max", 18_000, 1, 1_000_000);
     let packet_bytes_max = count("packet_bytes_max", 256 * KIB as usize, 1024, 16 * MIB);
     let receive_maximum = count("receive_maximum", policy.packet_ids_max, 1, 65_535) as u16;
+    let memory_bytes_max = count("memory_bytes_max", 4096 * MIB as usize, 256 * MIB, 1 << 44);
     let inflight_bytes_max = count("inflight_bytes_max", 256 * MIB as usize, MIB, 1 << 36);
     let http_body_bytes_max = count("http_body_bytes_max", 256 * KIB as usize, 1024, 2 * MIB);
     let http_connections_max = count("http_connections_max", 1024, 8, 65_536);
@@ -120,6 +121,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         packet_bytes_max,
         receive_maximum,
         inflight_bytes_max,
+        memory_bytes_max: memory_bytes_max as u64,
         http_body_bytes_max,
         http_connections_max,
         http_request_deadline: time("http_request_deadline", secs(10), millis(100), secs(60)),

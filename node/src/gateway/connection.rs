@@ -283,8 +283,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn submit_due(&mut self) {
+        let mut submitted = false;
         while let Some(due) = self.inflight.due(self.now) {
             self.submit(due.number, due.attempt, due.command);
+            submitted = true;
+        }
+        if submitted {
+            metrics::admitted(self.now.elapsed());
         }
         if self.announce_at.is_some_and(|at| at <= self.now) {
             self.announce_at = None;

@@ -74,6 +74,11 @@ const DOWNLINKS_DROPPED: &str = "holdfast_mqtt_downlinks_dropped_total";
 const CLOSES_PENDING: &str = "holdfast_mqtt_closes_pending";
 const CLOSES_DROPPED: &str = "holdfast_mqtt_closes_dropped_total";
 
+/// From the bytes of a turn being at hand to its last command being on its way.
+pub(super) fn admitted(after: Duration) {
+    histogram!("holdfast_stage_seconds", "stage" => "admission").record(after.as_secs_f64());
+}
+
 pub(super) fn connection_opened() {
     gauge!(CONNECTIONS).increment(1.0);
 }

@@ -64,7 +64,9 @@ metrics_table! {
     RAFT_APPLIED Gauge "holdfast_raft_applied" ["shard"] "entries"
         "Index this node has applied.";
     RAFT_ELECTIONS Counter "holdfast_raft_elections_total" ["shard"] "elections"
-        "Changes of a shard's leader that this node has seen.";
+        "Times this node became the leader of the shard.";
+    BATCH_ITEMS Histogram "holdfast_batch_items" [] "items"
+        "Commands in one proposal of a shard.";
     LOG_FSYNCS Counter "holdfast_log_fsyncs_total" [] "fsyncs"
         "Syncs of the log store, shared by all shards.";
     LOG_BYTES Counter "holdfast_log_bytes_total" [] "bytes"
@@ -77,9 +79,9 @@ metrics_table! {
         "Flushes of the state store.";
     MQTT_CONNECTIONS Gauge "holdfast_mqtt_connections" [] "connections"
         "Open device connections of this node.";
-    DEVICES_ACTIVE Gauge "holdfast_devices_active" [] "devices"
+    DEVICES_ACTIVE Gauge "holdfast_devices_active" ["shard"] "devices"
         "Devices in memory on this node.";
-    QUEUE_DEPTH Gauge "holdfast_queue_depth" ["queue"] "items"
+    QUEUE_DEPTH Gauge "holdfast_queue_depth" ["queue", "shard"] "items"
         "Items that wait in a bounded queue.";
     DEVICE_PANICS Counter "holdfast_device_panics_total" [] "panics"
         "Panics contained in one device or shard host. Any is a fault of the program.";
@@ -108,6 +110,11 @@ metrics_table! {
 /// Upper bounds of the latency histograms, in seconds: 100 µs to 30 s.
 pub const SECONDS_BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Upper bounds of the batch histogram, in items.
+pub const ITEMS_BUCKETS: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0,
 ];
 
 /// Reads all figures of the process.
@@ -142,8 +149,9 @@ impl Metrics {
     /// # Errors
     /// Never in practice: the buckets are constant.
     pub fn detached() -> Result<(Self, PrometheusRecorder), InstallError> {
-        let builder =
-            PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)?;
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Suffix("_items".into()), ITEMS_BUCKETS)?;
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
         Ok((Self { handle }, recorder))
@@ -208,6 +216,24 @@ pub fn markdown() -> String {
         writeln!(text, "| `{name}` | {kind} | {labels} | {unit} | {} |", metric.meaning)
             .expect("writing to memory cannot fail");
     }
+    // The gateway keeps the list of its own.
+    for (name, kind, labels, meaning) in crate::gateway::metrics::METRICS {
+        if find(name).is_some() {
+            continue;
+        }
+        let labels: Vec<String> = labels
+            .split(", ")
+            .filter(|label| !label.is_empty())
+            .map(|label| format!("`{label}`"))
+            .collect();
+        let unit = if name.ends_with("_seconds") { "seconds" } else { "1" };
+        writeln!(
+            text,
+            "| `{name}` | {kind} | {} | {unit} | {meaning}. |",
+            labels.join(", ")
+        )
+        .expect("writing to memory cannot fail");
+    }
     text
 }
 
@@ -246,7 +272,7 @@ mod tests {
                 metric.name
             );
             assert_eq!(
-                metric.name.ends_with("_seconds"),
+                metric.name.ends_with("_seconds") || metric.name.ends_with("_items"),
                 metric.kind == Kind::Histogram,
                 "{}",
                 metric.name

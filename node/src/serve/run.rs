@@ -75,6 +75,10 @@ async fn serve(config: NodeConfig, metrics: Metrics, events: Events) -> Result<(
         started = starting => started?,
         () = &mut stop => return Ok(()),
     };
+    cluster.set_trace_source(Arc::new(|| {
+        crate::observe::trace::current().map(|t| t.to_traceparent())
+    }));
+    watch_memory(cluster.clone(), config.limits.memory_bytes_max);
     let (gateway, http) = match edges(&config, &cluster, registry, metrics) {
         Ok(edges) => edges,
         Err(error) => {
@@ -99,6 +103,16 @@ async fn serve(config: NodeConfig, metrics: Metrics, events: Events) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Looks at the resident memory once a second, for as long as the node runs.
+fn watch_memory(cluster: Cluster, bytes_max: u64) {
+    actix_rt::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            cluster.set_memory_pressure(crate::observe::process::read().resident_bytes > bytes_max);
+        }
+    });
 }
 
 /// Tells of a node that serves, then waits until it is to stop.

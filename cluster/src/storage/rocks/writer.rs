@@ -115,6 +115,9 @@ impl Writer {
         }
         let took_us = watch.micros();
         if synced {
+            let seconds = took_us as f64 / 1e6;
+            metrics::histogram!("holdfast_log_sync_seconds").record(seconds);
+            metrics::histogram!("holdfast_stage_seconds", "stage" => "fsync").record(seconds);
             self.mark.synced = self.db.latest_sequence_number();
         }
         for (from, to) in emptied {
