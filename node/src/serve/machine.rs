@@ -5,12 +5,17 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 use super::lock::{self, DataLock, LockError};
 use super::ServeError;
 use crate::config::Listen;
+
+/// How long the former process of this directory may take to disappear.
+const DYING_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// More descriptors than this are not asked for.
 pub const OPEN_FILES_MAX: u64 = 20_000;
@@ -29,13 +34,24 @@ pub fn claim(data_dir: &Path) -> Result<DataLock, ServeError> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && data_dir.is_dir() => {}
         Err(error) => return Err(disk("cannot make the data directory", error)),
     }
-    lock::take(data_dir).map_err(|error| match error {
+    take_patiently(data_dir).map_err(|error| match error {
         LockError::Held { pid } => ServeError::InUse {
             dir: data_dir.to_owned(),
             pid,
         },
         LockError::Disk(source) => disk("cannot work in the data directory", source),
     })
+}
+
+/// A process that was killed holds its lock until the kernel has cleaned up after it.
+fn take_patiently(data_dir: &Path) -> Result<DataLock, LockError> {
+    let deadline = Instant::now() + DYING_PATIENCE;
+    loop {
+        match lock::take(data_dir) {
+            Err(LockError::Held { .. }) if Instant::now() < deadline => std::thread::sleep(LOCK_POLL),
+            taken => return taken,
+        }
+    }
 }
 
 /// Finds a taken port before the shards are started, which takes longer.

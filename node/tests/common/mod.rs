@@ -4,6 +4,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 pub struct Ended {
     pub code: i32,
@@ -54,7 +55,10 @@ pub fn text(path: &Path) -> &str {
 /// A base port from which a block of `ports` is free now. Other tests run at the same time, so
 /// that the listeners that hold the block are handed out with it; drop them to use it.
 pub fn free_base_port(ports: u16) -> (u16, Vec<TcpListener>) {
-    for base in (21_000..32_000).step_by(100) {
+    // Each caller of this process gets another block: a block that was let go may not be in use yet.
+    static CALLS: AtomicU16 = AtomicU16::new(0);
+    let first = 21_000 + 100 * (CALLS.fetch_add(1, Ordering::Relaxed) % 50);
+    for base in (first..32_000).step_by(5_000) {
         let block: Result<Vec<_>, _> = (base..base + ports)
             .map(|port| TcpListener::bind(("127.0.0.1", port)))
             .collect();
@@ -62,5 +66,15 @@ pub fn free_base_port(ports: u16) -> (u16, Vec<TcpListener>) {
             return (base, held);
         }
     }
-    panic!("no {ports} free ports in a row between 21000 and 32000");
+    panic!("no {ports} free ports in a row from {first}, nor 5000 and 10000 above");
+}
+
+/// Waits for a condition; fails when it does not come true in a time that no machine needs.
+#[track_caller]
+pub fn eventually(mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "the condition never came true");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }

@@ -20,6 +20,8 @@ use crate::serve::lock;
 
 /// How often a waiting command looks again.
 pub const POLL: Duration = Duration::from_millis(50);
+/// How long a killed process may take to give its ports back.
+const DYING_PATIENCE: Duration = Duration::from_secs(5);
 /// Lines of a log that are shown when its node does not start.
 pub const LOG_TAIL_LINES: usize = 12;
 /// Bytes of a log that are read for them.
@@ -79,6 +81,23 @@ pub fn check_ports(node: &NodeEntry) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// As [`check_ports`], but has patience with a node that ran before: the kernel takes a moment to
+/// close the sockets of a process that was killed, after it stopped counting as running.
+///
+/// # Errors
+/// As [`check_ports`].
+pub async fn await_ports(node: &NodeEntry) -> Result<(), Failure> {
+    let deadline = std::time::Instant::now() + DYING_PATIENCE;
+    loop {
+        match check_ports(node) {
+            Err(_) if node.data_dir().exists() && std::time::Instant::now() < deadline => {
+                tokio::time::sleep(POLL).await;
+            }
+            checked => return checked,
+        }
+    }
 }
 
 fn port_taken(id: u64, what: &str, address: SocketAddr, error: &std::io::Error) -> Failure {

@@ -57,7 +57,7 @@ pub async fn status(path: &Path, output: Output) -> Result<(), Failure> {
         0 => Ok(()),
         serious => Err(Failure::new(
             Exit::Unavailable,
-            format!("{serious} parts of the cluster do not serve"),
+            format!("the cluster does not serve as it should ({serious} serious worries)"),
         )
         .advise("see the worries above")),
     }

@@ -59,7 +59,7 @@ pub async fn up(args: UpArgs, output: Output) -> Result<(), Failure> {
             Directory::design(path, plan)?
         }
     };
-    let mut started = start_missing(&mut directory, None)?;
+    let mut started = start_missing(&mut directory, None).await?;
     drop(lock);
     let mut progress = Progress::new();
     if let Err(failure) = wait_ready(&directory, &mut started, &mut progress).await {
@@ -88,7 +88,7 @@ pub async fn start(args: NodeArg, output: Output) -> Result<(), Failure> {
         );
         return Ok(());
     }
-    let mut started = start_missing(&mut directory, Some(args.id))?;
+    let mut started = start_missing(&mut directory, Some(args.id)).await?;
     drop(lock);
     wait_serving(&directory, &node, &mut started).await?;
     say(output, &format!("node {} serves", node.id), directory.node(args.id)?);
@@ -145,7 +145,7 @@ fn same_as_before(directory: &Directory, args: &UpArgs) -> Result<(), Failure> {
 }
 
 /// Starts every node that does not run (or only `only`), after checking that all ports are free.
-fn start_missing(directory: &mut Directory, only: Option<u64>) -> Result<Vec<Started>, Failure> {
+async fn start_missing(directory: &mut Directory, only: Option<u64>) -> Result<Vec<Started>, Failure> {
     let wanted = |node: &NodeEntry| only.is_none_or(|id| id == node.id);
     let mut missing = Vec::new();
     for node in directory.file.nodes.iter_mut().filter(|node| wanted(node)) {
@@ -157,7 +157,7 @@ fn start_missing(directory: &mut Directory, only: Option<u64>) -> Result<Vec<Sta
         }
     }
     for node in &missing {
-        process::check_ports(node)?;
+        process::await_ports(node).await?;
     }
     directory.save()?;
     directory.write_node_files()?;
