@@ -229,7 +229,7 @@ impl Replicas {
                 );
                 (self.env.fatal)(reason);
             }
-            if waited % 100 == 0 {
+            if waited.is_multiple_of(100) {
                 tracing::info!(
                     met,
                     needed,
