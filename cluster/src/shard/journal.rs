@@ -19,7 +19,7 @@ use super::reads;
 use crate::raft::group::{Group, ProposeError, Proposed};
 
 /// Proposals of one shard that may be in flight at once.
-const IN_FLIGHT_MAX: usize = 2;
+const IN_FLIGHT_MAX: usize = 1;
 /// Items and bytes of one proposal.
 const BATCH_ITEMS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
