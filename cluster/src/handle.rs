@@ -369,6 +369,11 @@ impl Cluster {
         running.lock.lock().expect("no holder of this lock panics").take();
     }
 
+    /// Whether this node's disk is so full that telemetry is refused.
+    pub fn refuses_telemetry(&self) -> bool {
+        self.running.replicas.env.disk.level() > crate::storage::reserve::DiskLevel::Ample
+    }
+
     /// Tells the shards whether the process uses more memory than it may; idle devices then leave
     /// memory without waiting for their time.
     pub fn set_memory_pressure(&self, pressed: bool) {

@@ -7,6 +7,7 @@ mod asking;
 mod background;
 pub mod catalog;
 pub mod config;
+mod disk;
 mod handle;
 mod node;
 mod raft;

@@ -9,6 +9,7 @@ use actors::shell::house::{PartError, StopSignal};
 
 use super::peers::Peers;
 use crate::background::Background;
+use crate::disk::DiskGuard;
 use crate::storage::{LogStore, StateStore};
 use crate::transport::{Refusal, Transport};
 
@@ -24,6 +25,7 @@ pub struct Flusher {
     pub state: Arc<dyn StateStore>,
     pub transport: Transport,
     pub background: Arc<Background>,
+    pub disk: Arc<DiskGuard>,
 }
 
 impl Flusher {
@@ -38,6 +40,7 @@ impl Flusher {
             }
             ticks += 1;
             let unflushed = self.state.unflushed_bytes();
+            self.disk.look();
             self.report(unflushed);
             if unflushed >= FLUSH_BYTES || (ticks >= FLUSH_TICKS && unflushed > 0) {
                 ticks = 0;

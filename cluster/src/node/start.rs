@@ -185,6 +185,7 @@ pub async fn start(
 
     let (stop, stopped) = watch::channel(false);
     let env = shard_env(&config, &clock, &peers, &transport, &fatal, stopped);
+    let env_disk = env.disk.clone();
     let replicas = Arc::new(Replicas {
         env,
         peers: peers.clone(),
@@ -211,6 +212,7 @@ pub async fn start(
         peers: peers.clone(),
         log: disk.log.clone(),
         transport: transport.clone(),
+        disk: env_disk,
         state: disk.state.clone(),
         background: background.clone(),
     });
@@ -326,6 +328,7 @@ fn shard_env(
             }
             roles.role_changed(shard, role);
         }),
+        disk: Arc::new(crate::disk::DiskGuard::new(config.data_dir.clone())),
         memory_pressure: Arc::default(),
         fatal: fatal.clone(),
         stop,

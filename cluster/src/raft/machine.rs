@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use actors::id::ShardId;
@@ -118,6 +119,7 @@ pub struct GroupShared {
     meta: Mutex<GroupMeta>,
     durable: Mutex<Option<(LogId, StoredMembership)>>,
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
+    sessions: AtomicU64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +149,7 @@ impl GroupShared {
             meta: Mutex::new(meta),
             durable: Mutex::new(durable),
             digests: Arc::default(),
+            sessions: AtomicU64::new(0),
         };
         shared.remove_stale_generations()?;
         Ok(shared)
@@ -180,6 +183,11 @@ impl GroupShared {
 
     pub fn meta(&self) -> GroupMeta {
         self.meta.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// Tells the snapshots that this replica sends apart.
+    pub fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Where the keys of the rows that count begin.

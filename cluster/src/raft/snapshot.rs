@@ -102,8 +102,8 @@ impl Sender<'_> {
         else {
             return Err(TransferError::Refused("this snapshot has no rows to send".into()));
         };
-        // Unique among snapshots of this leader; a receiver only compares it for equality.
-        let session = snapshot.meta.last_log_id.map_or(0, |id| id.index);
+        // A receiver compares it, and the sender's id, for equality.
+        let session = self.shared.next_session();
         let begin = Begin {
             session,
             vote,

@@ -26,6 +26,9 @@ use protocol::{ForwardedCall, KIND_CALL};
 /// How long a forwarded command may stay unanswered. A change of leadership ends it earlier.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long a former leader may take to answer what it was sent before it lost the lead.
+const FORMER_LEADER_GRACE: Duration = Duration::from_millis(500);
+
 /// Where forwarded commands wait for their answer, by shard, so that a change of leadership can
 /// end those the former leader will not answer any more.
 #[derive(Default)]
@@ -154,24 +157,19 @@ impl Router {
         }
     }
 
-    /// The former leader may be paused for long; whoever waits for it can ask the new one.
+    /// The former leader may be paused for long; whoever still waits for it after a while can ask
+    /// the new one. One that is alive has answered by then.
     fn give_up_on_former(&self, shard: ShardId, leader: NodeId) {
-        let ended: Vec<ReplyTo> = {
-            let mut outstanding = self.lock();
-            let ids: Vec<_> = outstanding
-                .calls
-                .range((shard, 0)..=(shard, u64::MAX))
-                .filter(|(_, (peer, _))| *peer != leader)
-                .map(|(id, _)| *id)
-                .collect();
-            ids.into_iter()
-                .filter_map(|id| outstanding.calls.remove(&id))
-                .map(|(_, reply)| reply)
-                .collect()
+        let outstanding = self.outstanding.clone();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
         };
-        for reply in ended {
-            reply.send(Err(CallError::Unknown));
-        }
+        runtime.spawn(async move {
+            tokio::time::sleep(FORMER_LEADER_GRACE).await;
+            for reply in take_former(&outstanding, shard, leader) {
+                reply.send(Err(CallError::Unknown));
+            }
+        });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Outstanding> {
@@ -234,4 +232,19 @@ impl Router {
         };
         transport.request_with(leader, Class::Device, KIND_CALL, body, FORWARD_DEADLINE, Box::new(done));
     }
+}
+
+/// Takes out what waits for another node than `leader`.
+fn take_former(outstanding: &Mutex<Outstanding>, shard: ShardId, leader: NodeId) -> Vec<ReplyTo> {
+    let mut outstanding = outstanding.lock().expect("no holder of this lock panics");
+    let ids: Vec<_> = outstanding
+        .calls
+        .range((shard, 0)..=(shard, u64::MAX))
+        .filter(|(_, (peer, _))| *peer != leader)
+        .map(|(id, _)| *id)
+        .collect();
+    ids.into_iter()
+        .filter_map(|id| outstanding.calls.remove(&id))
+        .map(|(_, reply)| reply)
+        .collect()
 }

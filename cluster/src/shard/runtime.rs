@@ -36,6 +36,9 @@ const TAKE_MAX: usize = 256;
 /// How long a hand-over may take before this node leads on.
 const TRANSFER_DEADLINE_MS: u64 = 2_000;
 
+/// How long a new leader may take to commit its barrier before callers are sent away.
+const RECOVERY_PATIENCE_MS: u64 = 1_000;
+
 /// What a shard's replica can be asked from any thread.
 pub enum ShardMsg {
     Call {
@@ -92,6 +95,8 @@ pub struct ShardEnv {
     pub clock: Arc<dyn Clock>,
     pub downlink: Arc<dyn Fn(Downlink) + Send + Sync>,
     pub gateway_life: Arc<dyn Fn(Gateway) -> GatewayLife + Send + Sync>,
+    /// How full the disk is; see [`crate::disk`].
+    pub disk: Arc<crate::disk::DiskGuard>,
     /// Set while the process uses more memory than it may: idle devices leave at once.
     pub memory_pressure: Arc<std::sync::atomic::AtomicBool>,
     /// Called with every change of a group's role.
@@ -137,6 +142,8 @@ pub struct Runtime {
     env: Arc<ShardEnv>,
     role: Role,
     lead: Lead,
+    /// Since when this node leads without serving.
+    recovering_since_ms: u64,
     /// Counts the times this node tried to serve; tells late news from current.
     attempt: u64,
     waiting: VecDeque<ShardMsg>,
@@ -175,6 +182,7 @@ impl Runtime {
             env: env.clone(),
             role,
             lead: Lead::Following,
+            recovering_since_ms: 0,
             attempt: 0,
             waiting: VecDeque::new(),
             hand_over: None,
@@ -243,6 +251,9 @@ impl Runtime {
     fn recover(&mut self) {
         self.attempt += 1;
         let attempt = self.attempt;
+        if self.recovering_since_ms == 0 {
+            self.recovering_since_ms = self.env.clock.monotonic_ms();
+        }
         self.lead = Lead::Recovering { attempt };
         let (group, internal) = (self.group.clone(), self.internal.clone());
         tokio::task::spawn_local(seeded(attempt, async move {
@@ -300,12 +311,14 @@ impl Runtime {
         });
         self.reported = HostCounts::default();
         tracing::info!(shard = %self.group.shard, term = self.role.term, "serving");
+        self.recovering_since_ms = 0;
         self.lead = Lead::Serving(Box::new(Serving { host, journal }));
     }
 
     /// Devices leave memory; what was not proposed was not committed.
     fn step_down(&mut self) {
         self.hand_over = None;
+        self.recovering_since_ms = 0;
         if let Lead::Serving(mut serving) = std::mem::replace(&mut self.lead, Lead::Following) {
             self.attempt += 1;
             self.report(&serving.host, true);
@@ -313,6 +326,11 @@ impl Runtime {
             serving.journal.give_up();
         }
         self.refuse_waiting();
+    }
+
+    fn is_stuck(&self) -> bool {
+        let since = self.recovering_since_ms;
+        since != 0 && self.env.clock.monotonic_ms().saturating_sub(since) > RECOVERY_PATIENCE_MS
     }
 
     fn refuse_waiting(&mut self) {
@@ -330,6 +348,7 @@ impl Runtime {
     }
 
     fn on_message(&mut self, message: ShardMsg) {
+        let stuck = self.is_stuck();
         match &mut self.lead {
             Lead::Following => message.refuse(self.not_leader()),
             Lead::Recovering { .. } if self.waiting.len() >= self.env.config.shard_queue_max => {
@@ -337,6 +356,8 @@ impl Runtime {
                     what: "shard queue".into(),
                 });
             }
+            // Without a quorum nothing is committed: say so rather than let callers time out.
+            Lead::Recovering { .. } if stuck => message.refuse(self.not_leader()),
             Lead::Recovering { .. } => self.waiting.push_back(message),
             Lead::Serving(serving) => match message {
                 ShardMsg::Call {
@@ -345,6 +366,11 @@ impl Runtime {
                     reply,
                     queued,
                 } => {
+                    if !self.env.disk.admits(&command) {
+                        return reply.send(Err(CallError::Overloaded {
+                            what: crate::disk::REFUSAL.into(),
+                        }));
+                    }
                     if let Some(queued) = queued {
                         self.route_seconds.record(queued.elapsed().as_secs_f64());
                     }
@@ -407,6 +433,9 @@ impl Runtime {
         let now_ms = self.env.clock.monotonic_ms();
         let sweep = (self.ticks + u64::from(self.group.shard.0)).is_multiple_of(SWEEP_TICKS);
         if !matches!(self.lead, Lead::Serving(_)) {
+            if self.is_stuck() {
+                self.refuse_waiting();
+            }
             return;
         }
         let due = if sweep { self.swept(now_ms) } else { Ok(Vec::new()) };

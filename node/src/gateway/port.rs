@@ -18,6 +18,10 @@ pub trait Devices: Send + Sync + 'static {
     fn draining(&self) -> bool;
     /// Draining, and nothing is led here any more.
     fn drained(&self) -> bool;
+    /// The disk is nearly full: new telemetry is refused before it is given an ordinal.
+    fn refuses_telemetry(&self) -> bool {
+        false
+    }
 }
 
 impl Devices for cluster::Cluster {
@@ -41,6 +45,9 @@ impl Devices for cluster::Cluster {
     }
     fn drained(&self) -> bool {
         cluster::Cluster::drained(self)
+    }
+    fn refuses_telemetry(&self) -> bool {
+        cluster::Cluster::refuses_telemetry(self)
     }
 }
 

@@ -90,6 +90,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Err(refusal) = check_telemetry(&telemetry) {
             return self.refuse(&publish, reasons::puback(&refusal), "telemetry_invalid");
         }
+        if self.shared.devices.refuses_telemetry() {
+            return self.refuse(&publish, PublishAckReason::QuotaExceeded, "disk_nearly_full");
+        }
         let Admission::Granted { publish, bytes } = self.admit(publish)? else {
             return Ok(());
         };

@@ -77,6 +77,8 @@ metrics_table! {
         "Bytes of state in memory that a flush would write.";
     STATE_FLUSHES Counter "holdfast_state_flushes_total" [] "flushes"
         "Flushes of the state store.";
+    DISK_FREE Gauge "holdfast_disk_free_bytes" [] "bytes"
+        "Bytes free on the data directory's disk; telemetry is refused below 512 MiB, all but deletions below 128 MiB.";
     MQTT_CONNECTIONS Gauge "holdfast_mqtt_connections" [] "connections"
         "Open device connections of this node.";
     DEVICES_ACTIVE Gauge "holdfast_devices_active" ["shard"] "devices"
