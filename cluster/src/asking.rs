@@ -10,6 +10,7 @@ use actors::wire::codec;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::catalog::CatalogCommand;
 use crate::router::protocol::{Ask, AskResult, KIND_ASK};
 use crate::router::Router;
 use crate::service::Service;
@@ -47,8 +48,8 @@ impl Asking {
         }
     }
 
-    /// Asks the leader of `shard`, following it until `deadline`. Every `Ask` may be repeated: it
-    /// only reads, or writing it twice changes nothing more.
+    /// Asks the leader of `shard`, following it until `deadline`. What may not be written
+    /// twice is not asked again after `Unknown`.
     ///
     /// # Errors
     /// The last one met.
@@ -61,6 +62,10 @@ impl Asking {
             let attempt = left.min(Duration::from_secs(3));
             let error = match self.node(leader, ask.clone(), attempt).await {
                 Ok(told) => return Ok(told),
+                // A late first attempt could undo what someone else has asked for since.
+                Err(CallError::Unknown) if matches!(ask, Ask::Catalog(CatalogCommand::SetDraining { .. })) => {
+                    return Err(CallError::Unknown)
+                }
                 Err(error @ (CallError::NotLeader { .. } | CallError::Unknown | CallError::Overloaded { .. })) => error,
                 Err(error) => return Err(error),
             };

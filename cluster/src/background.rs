@@ -35,12 +35,14 @@ impl Background {
         })
     }
 
-    /// Queues a job; a full or stopped queue drops it, which its caller sees as no reply.
-    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+    /// Queues a job and says whether it was taken: a full or stopped queue drops it.
+    pub fn run(&self, job: impl FnOnce() + Send + 'static) -> bool {
         let tx = self.tx.lock().expect("no holder of this lock panics").clone();
-        if tx.is_none_or(|tx| tx.try_send(Box::new(job)).is_err()) {
+        let taken = tx.is_some_and(|tx| tx.try_send(Box::new(job)).is_ok());
+        if !taken {
             tracing::warn!("background job refused: queue full or stopped");
         }
+        taken
     }
 
     /// Runs a job and waits for its result.

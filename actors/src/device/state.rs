@@ -42,7 +42,7 @@ pub enum Status {
 }
 
 /// Refusals remembered per session, for commands sent again after a failover.
-pub const REFUSALS_KEPT: usize = 64;
+pub const REFUSALS_KEPT: usize = 256;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {

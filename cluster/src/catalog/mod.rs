@@ -161,13 +161,9 @@ impl Apply for CatalogApply {
         }
     }
 
-    fn replaced(&mut self, _generation: u32) {
-        match read(&self.shared) {
-            Ok(catalog) => {
-                self.catalog = catalog;
-                self.written();
-            }
-            Err(error) => tracing::error!(%error, "catalog of a snapshot cannot be read"),
-        }
+    fn replaced(&mut self, _generation: u32) -> io::Result<()> {
+        self.catalog = read(&self.shared)?;
+        self.written();
+        Ok(())
     }
 }

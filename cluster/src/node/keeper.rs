@@ -2,7 +2,7 @@
 //! shard's preferred leader once that is well.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actors::id::NodeId;
@@ -19,6 +19,8 @@ const TICK: Duration = Duration::from_millis(200);
 const SETTLED_MS: u64 = 3_000;
 /// How far behind a successor may be.
 const LAG_MAX: u64 = 64;
+/// How long the catalog's successor may take.
+const CATALOG_DEADLINE_MS: u64 = 2_000;
 /// Hand-overs begun per tick when nothing is urgent.
 const MOVES_PER_TICK: usize = 2;
 
@@ -31,6 +33,8 @@ pub struct Keeper {
     pub drained: AtomicBool,
     /// The process is stopping: leads are handed over as for a drain.
     pub leaving: AtomicBool,
+    /// The catalog's hand-over that was asked for: to whom, and when.
+    pub catalog_hand_over: Mutex<Option<(NodeId, u64)>>,
 }
 
 impl Keeper {
@@ -80,9 +84,27 @@ impl Keeper {
     async fn hand_over(&self, group: &Group, to: NodeId) {
         match self.peers.router.handle(group.shard) {
             Some(handle) => handle.send(ShardMsg::Transfer { to }),
-            // The catalog has no devices to settle.
-            None => group.start_transfer(to).await,
+            None => self.hand_catalog_over(group, to).await,
         }
+    }
+
+    /// The catalog has no devices to settle; but a successor that does not take over must not leave
+    /// it unable to write.
+    async fn hand_catalog_over(&self, group: &Group, to: NodeId) {
+        let now = self.peers.clock.monotonic_ms();
+        let asked = *self.catalog_hand_over.lock().expect("no holder of this lock panics");
+        let next = match asked {
+            Some((_, since)) if now.saturating_sub(since) < CATALOG_DEADLINE_MS => return,
+            Some((former, since)) if now.saturating_sub(since) < 2 * CATALOG_DEADLINE_MS => {
+                group.end_transfer(former).await;
+                None
+            }
+            _ => {
+                group.start_transfer(to).await;
+                Some((to, now))
+            }
+        };
+        *self.catalog_hand_over.lock().expect("no holder of this lock panics") = next;
     }
 
     fn is_fit(&self, catalog: &Catalog, group: &Group, node: NodeId) -> bool {

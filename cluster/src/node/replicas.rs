@@ -38,6 +38,7 @@ pub struct Replicas {
     pub log: Arc<dyn LogStore>,
     pub state: Arc<dyn StateStore>,
     pub background: Arc<Background>,
+    pub hashing: Arc<Background>,
     pub arbiters: Vec<actix_rt::ArbiterHandle>,
     pub asking: Arc<Asking>,
     pub node_uuid: u128,
@@ -96,7 +97,7 @@ impl Replicas {
     }
 
     fn shared(&self, shard: ShardId) -> std::io::Result<Arc<GroupShared>> {
-        GroupShared::open(shard, self.state.clone(), self.background.clone()).map(Arc::new)
+        GroupShared::open(shard, self.state.clone(), self.background.clone(), self.hashing.clone()).map(Arc::new)
     }
 
     /// Opens a replica on its arbiter and lets peers reach it.
@@ -260,6 +261,7 @@ impl Replicas {
 
     fn follow_catalog_leader(&self, group: Group) {
         let role_changed = self.env.role_changed.clone();
+        let (fatal, stop) = (self.env.fatal.clone(), self.env.stop.clone());
         self.arbiters[0].spawn(async move {
             let shard = group.shard;
             group
@@ -268,6 +270,9 @@ impl Replicas {
                     true
                 })
                 .await;
+            if !*stop.borrow() {
+                fatal("the catalog's Raft task has ended".into());
+            }
         });
     }
 

@@ -158,6 +158,12 @@ pub async fn start(
             what: "starting a thread".into(),
             source,
         })?;
+    let hashing = Background::start("holdfast-hashing")
+        .map(Arc::new)
+        .map_err(|source| StartError::Disk {
+            what: "starting a thread".into(),
+            source,
+        })?;
     let me = Gateway {
         node: config.node_id,
         boot: rng.random_range(1..=u64::MAX),
@@ -193,6 +199,7 @@ pub async fn start(
         log: disk.log.clone(),
         state: disk.state.clone(),
         background: background.clone(),
+        hashing,
         arbiters: arbiter_handles.clone(),
         asking: asking.clone(),
         node_uuid: disk.identity.node_uuid,
@@ -207,6 +214,7 @@ pub async fn start(
         draining: AtomicBool::new(false),
         drained: AtomicBool::new(false),
         leaving: AtomicBool::new(false),
+        catalog_hand_over: Mutex::default(),
     });
     let flusher = Arc::new(Flusher {
         peers: peers.clone(),

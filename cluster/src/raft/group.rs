@@ -9,7 +9,7 @@ use actors::id::{NodeId, ShardId};
 use actors::wire::codec;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::raft::TransferLeaderRequest;
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
@@ -62,7 +62,10 @@ pub enum ProposeError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
     pub at: Position,
+    /// Items that changed nothing, and never will.
     pub misfits: Vec<u32>,
+    /// Items whose device was quarantined by them.
+    pub torn: Vec<u32>,
 }
 
 pub type Proposed = Result<Committed, ProposeError>;
@@ -246,8 +249,24 @@ impl Group {
         let _ = self.raft.trigger().transfer_leader(to).await;
     }
 
-    /// Stands for election whatever the timers say.
-    pub async fn elect(&self) {
+    /// Ends a hand-over that came to nothing. openraft refuses writes for the rest of a term once
+    /// it has been told to hand over, so this leader really steps down, by granting its vote of
+    /// the next term to `other` (always safe), and stands again.
+    pub async fn end_transfer(&self, other: NodeId) {
+        let vote = self.raft.metrics().borrow_watched().vote;
+        if vote.leader_id.voted_for != self.node || other == self.node {
+            return;
+        }
+        let term = vote.leader_id.term.saturating_add(1);
+        // The log id is only compared with ours; it need not exist.
+        let mut request = VoteRequest::new(
+            super::types::Vote::new(term, other),
+            Some(super::log::log_id(term, u64::MAX)),
+        );
+        request.leadership_transfer = true;
+        if let Err(error) = self.raft.vote(request).await {
+            tracing::warn!(shard = %self.shard, %error, "cannot step down");
+        }
         let _ = self.raft.trigger().elect(false).await;
     }
 
@@ -352,6 +371,7 @@ fn translate(result: WriteResult) -> Proposed {
                 index: done.log_id.index,
             },
             misfits: done.data.misfits,
+            torn: done.data.torn,
         }),
         Err(ClientWriteError::ForwardToLeader(forward)) => Err(ProposeError::Rejected {
             leader: forward.leader_id,

@@ -25,6 +25,8 @@ use crate::storage::{StateBatch, StateOp, StateStore, StateView};
 
 /// Entries in one state write.
 const CHUNK_ENTRIES_MAX: usize = 256;
+/// Bytes of payload in one state write; at least one entry.
+const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Digests remembered per group.
 const DIGESTS_MAX: usize = 8;
 /// Changes of term remembered per group; receipts from before the oldest are `unknown`.
@@ -44,7 +46,10 @@ pub trait Apply: Send + Sync + 'static {
     fn written(&mut self);
 
     /// The state was replaced by a snapshot; forget what was cached of `generation`'s predecessor.
-    fn replaced(&mut self, generation: u32);
+    ///
+    /// # Errors
+    /// The new state cannot be read.
+    fn replaced(&mut self, generation: u32) -> io::Result<()>;
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -116,6 +121,8 @@ pub struct GroupShared {
     pub shard: ShardId,
     pub store: Arc<dyn StateStore>,
     pub background: Arc<Background>,
+    /// Hashes shards; apart, so that it delays no flush.
+    pub hashing: Arc<Background>,
     meta: Mutex<GroupMeta>,
     durable: Mutex<Option<(LogId, StoredMembership)>>,
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
@@ -134,7 +141,12 @@ impl GroupShared {
     ///
     /// # Errors
     /// The disk failed or holds damaged bytes.
-    pub fn open(shard: ShardId, store: Arc<dyn StateStore>, background: Arc<Background>) -> io::Result<Self> {
+    pub fn open(
+        shard: ShardId,
+        store: Arc<dyn StateStore>,
+        background: Arc<Background>,
+        hashing: Arc<Background>,
+    ) -> io::Result<Self> {
         let meta: GroupMeta = match store.get(&keys::meta(shard))? {
             Some(bytes) => {
                 codec::decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?
@@ -146,6 +158,7 @@ impl GroupShared {
             shard,
             store,
             background,
+            hashing,
             meta: Mutex::new(meta),
             durable: Mutex::new(durable),
             digests: Arc::default(),
@@ -195,6 +208,18 @@ impl GroupShared {
         Space {
             shard: self.shard,
             generation: self.with_meta(|meta| meta.generation),
+        }
+    }
+
+    /// A view of the store, and where the rows that count begin in it.
+    pub fn pinned(&self) -> (Space, Box<dyn StateView>) {
+        loop {
+            let before = self.space();
+            let view = self.store.view();
+            // A snapshot may have been installed in between.
+            if self.space() == before {
+                return (before, view);
+            }
         }
     }
 
@@ -252,13 +277,21 @@ impl GroupShared {
             generation,
         }
         .all();
-        self.background.run(move || {
+        let failed = self.digests.clone();
+        let taken = self.hashing.run(move || {
             let result = hash_rows(&*view, &rows.from, &rows.to);
             let digest = result.map_or_else(|e| Digest::Failed(e.to_string()), Digest::Done);
             if let Some(slot) = digests.lock().expect("no holder of this lock panics").get_mut(&index) {
                 *slot = digest;
             }
         });
+        if !taken {
+            let busy = Digest::Failed("too many digests are being computed; ask again later".into());
+            failed
+                .lock()
+                .expect("no holder of this lock panics")
+                .insert(index, busy);
+        }
     }
 }
 
@@ -299,6 +332,9 @@ impl GroupMachine {
 
     /// Applies `entries`, writes once, then answers.
     fn apply_chunk(&mut self, entries: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
         let started = tokio::time::Instant::now();
         let mut batch = StateBatch::default();
         let mut answers = Vec::with_capacity(entries.len());
@@ -372,9 +408,21 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let mut chunks = entries.ready_chunks(CHUNK_ENTRIES_MAX);
-        while let Some(chunk) = chunks.next().await {
-            self.apply_chunk(chunk.into_iter().collect::<io::Result<Vec<_>>>()?)?;
+        let mut ready = entries.ready_chunks(CHUNK_ENTRIES_MAX);
+        while let Some(entries) = ready.next().await {
+            let (mut chunk, mut bytes) = (Vec::new(), 0);
+            for entry in entries {
+                let entry = entry?;
+                bytes += payload_len(&entry.0.payload);
+                chunk.push(entry);
+                if bytes >= CHUNK_BYTES_MAX {
+                    self.apply_chunk(std::mem::take(&mut chunk))?;
+                    bytes = 0;
+                    // Others share the arbiter: heartbeats above all.
+                    tokio::task::yield_now().await;
+                }
+            }
+            self.apply_chunk(chunk)?;
         }
         Ok(())
     }
@@ -394,6 +442,11 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
             return Err(io::Error::other("only a received snapshot can be installed"));
         };
         let old = self.meta.generation;
+        if generation <= old {
+            return Err(io::Error::other(
+                "a snapshot was received under a generation that is in use",
+            ));
+        }
         self.meta = GroupMeta {
             generation,
             applied: meta.last_log_id,
@@ -404,7 +457,7 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         let store = self.shared.store.clone();
         self.shared.background.call(move || store.flush()).await??;
         self.shared.set_durable(self.shared.note());
-        self.app.replaced(generation);
+        self.app.replaced(generation)?;
         let KeyRange { from, to } = Space {
             shard: self.shared.shard,
             generation: old,
@@ -430,6 +483,13 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
             terms: self.meta.terms.clone(),
         };
         Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot }))
+    }
+}
+
+fn payload_len(payload: &EntryPayload) -> usize {
+    match payload {
+        EntryPayload::Normal(payload) => payload.0.len(),
+        _ => 0,
     }
 }
 

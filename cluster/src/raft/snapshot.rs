@@ -2,6 +2,7 @@
 //! (back-pressure), written by the receiver under a new generation.
 
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -208,6 +209,9 @@ fn read_chunk(view: &dyn StateView, from: &[u8], to: &[u8]) -> io::Result<(Chunk
 pub struct Receiver {
     shared: Arc<GroupShared>,
     incoming: Mutex<Option<Incoming>>,
+    /// The last generation given to a snapshot. Never given twice: an earlier one may still be on
+    /// its way to being installed.
+    last_generation: AtomicU32,
 }
 
 struct Incoming {
@@ -223,6 +227,7 @@ impl Receiver {
         Self {
             shared,
             incoming: Mutex::new(None),
+            last_generation: AtomicU32::new(0),
         }
     }
 
@@ -240,7 +245,22 @@ impl Receiver {
     /// A new snapshot replaces one that was not finished.
     fn begin(&self, from: NodeId, body: &[u8]) -> Result<Answer, String> {
         let begin: Begin = codec::decode(body).map_err(|e| e.to_string())?;
-        let generation = self.shared.with_meta(|meta| meta.generation) + 1;
+        let current = self.shared.with_meta(|meta| meta.generation);
+        let generation = self
+            .last_generation
+            .load(Ordering::Relaxed)
+            .max(current)
+            .saturating_add(1);
+        self.last_generation.store(generation, Ordering::Relaxed);
+        let unfinished = self.lock().take().map(|incoming| incoming.generation);
+        if let Some(given_up) = unfinished {
+            let KeyRange { from, to } = Space {
+                shard: self.shared.shard,
+                generation: given_up,
+            }
+            .all();
+            self.write(vec![StateOp::DeleteRange { from, to }])?;
+        }
         let KeyRange { from: start, to } = Space {
             shard: self.shared.shard,
             generation,

@@ -70,6 +70,8 @@ impl fmt::Display for Payload {
 pub struct Applied {
     /// Positions, within the batch, of items that did not fit their device and changed nothing.
     pub misfits: Vec<u32>,
+    /// Positions of items that quarantined their device half-way.
+    pub torn: Vec<u32>,
 }
 
 /// Hands a write's outcome straight to whoever proposed it, without a channel per write.

@@ -17,6 +17,16 @@ use crate::storage::keys::{KeyRange, Space};
 /// Devices whose applied state one shard keeps decoded.
 pub const CACHED_DEVICES_MAX: usize = 8192;
 
+/// How an item met its device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Fits,
+    /// Another version than expected, or a quarantined device: nothing changed.
+    Misfit,
+    /// It did not fit half-way, and the device is quarantined now.
+    Torn,
+}
+
 pub struct ShardApply {
     shared: Arc<GroupShared>,
     cache: StateCache,
@@ -37,16 +47,15 @@ impl ShardApply {
         }
     }
 
-    /// Returns whether the item fitted.
-    fn apply_item(&mut self, at: Position, item: &Item, rows: &mut Rows<'_>) -> io::Result<bool> {
+    fn apply_item(&mut self, at: Position, item: &Item, rows: &mut Rows<'_>) -> io::Result<Fit> {
         let mut state = self.take(&item.key, rows.space)?;
         if state.quarantined || state.version != item.prev_version {
             self.cache.put(item.key.clone(), state);
             metrics::counter!("holdfast_apply_mismatch_total").increment(1);
-            return Ok(false);
+            return Ok(Fit::Misfit);
         }
         let before = Indexed::of(&state);
-        let mut fits = true;
+        let mut fit = Fit::Fits;
         for event in &item.events {
             let first_seq = state.telemetry.first_seq;
             if let Err(reason) = apply(&mut state, event, item.at) {
@@ -54,7 +63,7 @@ impl ShardApply {
                 tracing::error!(device = %item.key, index = at.index, %reason, "device quarantined");
                 metrics::counter!("holdfast_devices_quarantined_total").increment(1);
                 state.quarantined = true;
-                fits = false;
+                fit = Fit::Torn;
                 break;
             }
             project(at, item, event, first_seq, rows);
@@ -62,7 +71,7 @@ impl ShardApply {
         before.update(&Indexed::of(&state), &item.key, rows);
         rows.put(rows.space.device(&item.key), rows::encode_core(&mut state));
         self.cache.put(item.key.clone(), state);
-        Ok(fits)
+        Ok(fit)
     }
 }
 
@@ -96,26 +105,31 @@ fn project(at: Position, item: &Item, event: &Event, first_seq: u64, rows: &mut 
 
 impl Apply for ShardApply {
     fn apply(&mut self, at: Position, payload: &Bytes, rows: &mut Rows<'_>) -> io::Result<Applied> {
-        let mut misfits = Vec::new();
+        let mut applied = Applied::default();
         for (position, item) in (0u32..).zip(batch::items(payload)) {
-            let fits = match item {
+            let fit = match item {
                 Ok(item) => self.apply_item(at, &item, rows)?,
                 Err(error) => {
                     // Past the log's checksums, so every replica skips the same bytes.
                     tracing::error!(index = at.index, %error, "rest of a batch cannot be read");
-                    false
+                    Fit::Misfit
                 }
             };
-            if !fits {
-                misfits.push(position);
+            match fit {
+                Fit::Fits => {}
+                Fit::Misfit => applied.misfits.push(position),
+                Fit::Torn => applied.torn.push(position),
             }
         }
-        Ok(Applied { misfits })
+        Ok(applied)
     }
 
-    fn written(&mut self) {}
+    fn written(&mut self) {
+        self.cache.written();
+    }
 
-    fn replaced(&mut self, _generation: u32) {
+    fn replaced(&mut self, _generation: u32) -> io::Result<()> {
         self.cache.clear();
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 type Map = std::collections::HashMap<DeviceKey, DeviceState, BuildHasherDefault<Xxh3Default>>;
 
 /// Two generations: when the young one is full it becomes the old one, and what was not used
-/// since then is dropped. Holds at most twice its half.
+/// since then is dropped. Beyond twice its half it holds only what one write changes.
 pub struct StateCache {
     young: Map,
     old: Map,
@@ -34,10 +34,15 @@ impl StateCache {
     }
 
     pub fn put(&mut self, key: DeviceKey, state: DeviceState) {
+        self.young.insert(key, state);
+    }
+
+    /// Everything put so far is in the store: only now may anything be forgotten, or a device that
+    /// was changed earlier in the same write would be read back as it was before.
+    pub fn written(&mut self) {
         if self.young.len() >= self.half {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(key, state);
     }
 
     pub fn clear(&mut self) {

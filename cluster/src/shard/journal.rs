@@ -24,6 +24,9 @@ const IN_FLIGHT_MAX: usize = 1;
 const BATCH_ITEMS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
+/// Barriers that may wait for one proposal.
+const BARRIERS_MAX: usize = 1024;
+
 /// Runs once what it was given has been read behind everything submitted before.
 pub type Barrier = Box<dyn FnOnce(Result<(), CallError>) + Send>;
 
@@ -139,6 +142,11 @@ impl ShardJournal {
             waiting.push_back(Batch::default());
         }
         let batch = waiting.back_mut().expect("one was pushed if there was none");
+        if batch.barriers.len() >= BARRIERS_MAX {
+            return done(Err(CallError::Overloaded {
+                what: "reads of this shard".into(),
+            }));
+        }
         batch.last = batch.last.max(Ticket(self.tickets.get()));
         batch.barriers.push(done);
         self.work.notify_one();
@@ -231,6 +239,7 @@ impl ShardJournal {
                         Ok(()) => Ok(crate::raft::group::Committed {
                             at: Default::default(),
                             misfits: Vec::new(),
+                            torn: Vec::new(),
                         }),
                         Err(leader) => Err(ProposeError::Rejected { leader }),
                     });
@@ -266,7 +275,7 @@ impl ShardJournal {
     }
 
     fn answer(&self, batch: Batch, committed: &crate::raft::group::Committed) {
-        if !committed.misfits.is_empty() {
+        if !committed.misfits.is_empty() || !committed.torn.is_empty() {
             self.fail(Some(self.group.node));
         }
         // After a failure, what was only read may rest on events that never happened.
@@ -274,6 +283,7 @@ impl ShardJournal {
         for pending in batch.pending {
             match pending.position {
                 None if torn => pending.reply.send(Err(self.not_leader(None))),
+                Some(position) if committed.torn.contains(&position) => pending.reply.send(Err(CallError::Unknown)),
                 // A no-op for good: it will not be committed later either.
                 Some(position) if committed.misfits.contains(&position) => {
                     pending.reply.send(Err(self.not_leader(None)));
@@ -334,7 +344,10 @@ impl ShardJournal {
             ProposeError::Rejected { leader } => *leader,
             ProposeError::Unknown => None,
         };
-        self.fail(leader);
+        // A read that could not be confirmed says nothing about what was written.
+        if batch.pending.iter().any(|pending| pending.position.is_some()) {
+            self.fail(leader);
+        }
         let unknown = *error == ProposeError::Unknown;
         for pending in batch.pending {
             let maybe = unknown && pending.position.is_some();

@@ -27,8 +27,8 @@ fn invalid(error: impl std::fmt::Display) -> io::Error {
 /// # Errors
 /// The disk failed or holds damaged bytes.
 pub fn telemetry(shared: &GroupShared, key: &DeviceKey, query: &TelemetryQuery) -> io::Result<TelemetryPage> {
-    let view = shared.store.view();
-    let KeyRange { from, to } = shared.space().telemetry_from(key, query.after_seq.saturating_add(1));
+    let (space, view) = shared.pinned();
+    let KeyRange { from, to } = space.telemetry_from(key, query.after_seq.saturating_add(1));
     let limit = query.limit.clamp(1, 1000) as usize;
     let mut page = TelemetryPage {
         rows: Vec::new(),
@@ -71,9 +71,9 @@ pub fn telemetry(shared: &GroupShared, key: &DeviceKey, query: &TelemetryQuery) 
 /// # Errors
 /// As [`telemetry`].
 pub fn devices(shared: &GroupShared, query: &ListQuery) -> io::Result<DevicePage> {
-    let view = shared.store.view();
+    let (space, view) = shared.pinned();
     let prefix = query.id_prefix.as_deref().unwrap_or_default();
-    let KeyRange { from, to } = shared.space().devices_of(query.tenant, query.after.as_ref(), prefix);
+    let KeyRange { from, to } = space.devices_of(query.tenant, query.after.as_ref(), prefix);
     let limit = query.limit.clamp(1, 1000) as usize;
     let mut page = DevicePage {
         devices: Vec::new(),

@@ -133,8 +133,15 @@ struct HandOver {
 
 enum Internal {
     Role(Role),
-    BarrierDone { attempt: u64, ok: bool },
-    JournalEnded { attempt: u64 },
+    BarrierDone {
+        attempt: u64,
+        ok: bool,
+    },
+    JournalEnded {
+        attempt: u64,
+    },
+    /// openraft's core is gone, by an error or a panic.
+    GroupEnded,
 }
 
 pub struct Runtime {
@@ -171,6 +178,7 @@ impl Runtime {
             watched
                 .follow_role(|role| roles.send(Internal::Role(role)).is_ok())
                 .await;
+            let _ = roles.send(Internal::GroupEnded);
         });
         let role = Role {
             leader: None,
@@ -223,9 +231,13 @@ impl Runtime {
             Internal::JournalEnded { attempt } if attempt == self.attempt => {
                 tracing::info!(shard = %self.group.shard, "pipeline failed, reloading behind a barrier");
                 self.lead = Lead::Following;
+                self.hand_over = None;
                 if self.role.leading {
                     self.recover();
                 }
+            }
+            Internal::GroupEnded if !*self.env.stop.borrow() => {
+                (self.env.fatal)(format!("shard {}: its Raft task has ended", self.group.shard));
             }
             _ => {}
         }
@@ -358,6 +370,8 @@ impl Runtime {
             }
             // Without a quorum nothing is committed: say so rather than let callers time out.
             Lead::Recovering { .. } if stuck => message.refuse(self.not_leader()),
+            // The keeper asks again.
+            Lead::Recovering { .. } if matches!(message, ShardMsg::Transfer { .. }) => {}
             Lead::Recovering { .. } => self.waiting.push_back(message),
             Lead::Serving(serving) => match message {
                 ShardMsg::Call {
@@ -407,13 +421,12 @@ impl Runtime {
         let now = self.env.clock.monotonic_ms();
         if now.saturating_sub(hand_over.since_ms) > TRANSFER_DEADLINE_MS {
             tracing::warn!(shard = %self.group.shard, to = hand_over.to, "successor did not take over, leading on");
-            let asked = hand_over.asked;
+            let (asked, to) = (hand_over.asked, hand_over.to);
             self.hand_over = None;
             serving.journal.hold(false);
             if asked {
-                // openraft refuses writes while a transfer is pending; a new term ends that.
                 let group = self.group.clone();
-                tokio::task::spawn_local(seeded(now, async move { group.elect().await }));
+                tokio::task::spawn_local(seeded(now, async move { group.end_transfer(to).await }));
             }
             return;
         }
