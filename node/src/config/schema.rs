@@ -145,7 +145,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
 }
 
 fn log(reader: &mut Reader<'_>) -> Log {
-    let filter = reader.text_or("log", "filter", "info,openraft=warn");
+    let filter = reader.text_or("log", "filter", "info,openraft=error");
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&filter) {
         reader.refuse("log", "filter", format!("{filter:?} is no log filter: {error}"));
     }

@@ -11,7 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{fmt, reload, EnvFilter, Layer as _, Registry};
 
 /// What is logged when nothing else was asked for.
-pub const FILTER_DEFAULT: &str = "info,openraft=warn";
+pub const FILTER_DEFAULT: &str = "info,openraft=error";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
