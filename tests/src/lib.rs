@@ -1,2 +1,9 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // tests run in real time
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on ends
 //! What the tests share: real processes, real clients, fixtures.
+
+// Faults: clusters of real processes, what breaks them, and who judges.
+pub mod harness;
+pub mod powercut;
+pub mod register;
+pub mod workload;
