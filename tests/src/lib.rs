@@ -7,3 +7,4 @@ pub mod harness;
 pub mod powercut;
 pub mod register;
 pub mod workload;
+pub mod clients;
