@@ -207,7 +207,14 @@ fn read_chunk(view: &dyn StateView, from: &[u8], to: &[u8]) -> io::Result<(Chunk
 /// Takes in at most one snapshot at a time for its group.
 pub struct Receiver {
     shared: Arc<GroupShared>,
-    incoming: Mutex<Option<Incoming>>,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    incoming: Option<Incoming>,
+    /// Received in whole and handed to openraft: its rows may begin to count at any moment.
+    installing: Option<u32>,
 }
 
 struct Incoming {
@@ -222,7 +229,7 @@ impl Receiver {
     pub fn new(shared: Arc<GroupShared>) -> Self {
         Self {
             shared,
-            incoming: Mutex::new(None),
+            slots: Mutex::default(),
         }
     }
 
@@ -237,16 +244,13 @@ impl Receiver {
         Bytes::from(codec::encode(&answer))
     }
 
-    /// A new snapshot replaces one that was not finished.
+    /// A new snapshot replaces one that was not finished, and leaves alone one that is being
+    /// installed.
     fn begin(&self, from: NodeId, body: &[u8]) -> Result<Answer, String> {
         let begin: Begin = codec::decode(body).map_err(|e| e.to_string())?;
-        let generation = self.shared.with_meta(|meta| meta.generation) + 1;
-        let KeyRange { from: start, to } = Space {
-            shard: self.shared.shard,
-            generation,
-        }
-        .all();
-        self.write(vec![StateOp::DeleteRange { from: start, to }])?;
+        let counts = self.shared.with_meta(|meta| meta.generation);
+        let generation = self.lock().installing.map_or(counts, |g| g.max(counts)) + 1;
+        self.delete(generation)?;
         let incoming = Incoming {
             from,
             begin,
@@ -254,7 +258,7 @@ impl Receiver {
             next: 0,
             hasher: xxhash_rust::xxh3::Xxh3::new(),
         };
-        *self.lock() = Some(incoming);
+        self.lock().incoming = Some(incoming);
         Ok(Answer::Ok)
     }
 
@@ -263,6 +267,7 @@ impl Receiver {
         let generation = {
             let mut slot = self.lock();
             let incoming = slot
+                .incoming
                 .as_mut()
                 .filter(|i| i.from == from && i.begin.session == chunk.session);
             let incoming = incoming.ok_or("another snapshot has taken its place")?;
@@ -294,13 +299,16 @@ impl Receiver {
     async fn end(&self, raft: &Raft, from: NodeId, body: &[u8]) -> Result<Answer, String> {
         let end: End = codec::decode(body).map_err(|e| e.to_string())?;
         let incoming = {
-            let mut slot = self.lock();
-            slot.take().filter(|i| i.from == from && i.begin.session == end.session)
+            let mut slots = self.lock();
+            slots
+                .incoming
+                .take_if(|i| i.from == from && i.begin.session == end.session)
         };
         let incoming = incoming.ok_or("another snapshot has taken its place")?;
         if incoming.next != end.chunks || incoming.hasher.digest() != end.digest {
             return Err("the snapshot arrived incomplete".into());
         }
+        self.lock().installing = Some(incoming.generation);
         let data = SnapshotData::Received {
             generation: incoming.generation,
             terms: incoming.begin.terms,
@@ -313,15 +321,34 @@ impl Receiver {
             .install_full_snapshot(incoming.begin.vote, snapshot)
             .await
             .map_err(|e| e.to_string())?;
+        self.installed(incoming.generation)?;
         Ok(Answer::Installed(response.vote))
+    }
+
+    /// openraft is done with this generation: it counts, or it was not needed.
+    fn installed(&self, generation: u32) -> Result<(), String> {
+        self.lock().installing.take_if(|g| *g == generation);
+        if self.shared.with_meta(|meta| meta.generation) < generation {
+            self.delete(generation)?;
+        }
+        Ok(())
+    }
+
+    fn delete(&self, generation: u32) -> Result<(), String> {
+        let KeyRange { from, to } = Space {
+            shard: self.shared.shard,
+            generation,
+        }
+        .all();
+        self.write(vec![StateOp::DeleteRange { from, to }])
     }
 
     fn write(&self, ops: Vec<StateOp>) -> Result<(), String> {
         self.shared.store.write(StateBatch { ops }).map_err(|e| e.to_string())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Incoming>> {
-        self.incoming.lock().expect("no holder of this lock panics")
+    fn lock(&self) -> std::sync::MutexGuard<'_, Slots> {
+        self.slots.lock().expect("no holder of this lock panics")
     }
 }
 
@@ -329,3 +356,7 @@ impl Receiver {
 pub fn describe(shard: ShardId, target: NodeId) -> String {
     format!("snapshot of shard {shard} to node {target}")
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;
