@@ -13,7 +13,9 @@ use serde_json::json;
 const VERSIONS: [&str; 2] = ["mqttv311", "mqttv5"];
 
 fn client(program: &str, node: SocketAddr, version: &str, id: &str) -> Command {
-    let mut command = Command::new(tools::require(program, "mosquitto-clients"));
+    // By the line, or a line that is waited for would stay in the program's buffer.
+    let mut command = Command::new(tools::require("stdbuf", "coreutils"));
+    command.arg("-oL").arg(tools::require(program, "mosquitto-clients"));
     let (host, port) = (node.ip().to_string(), node.port().to_string());
     command.args(["-h", &host, "-p", &port, "-V", version, "-i", id]);
     command
