@@ -81,6 +81,11 @@ fn typing_errors_end_with_64_and_a_suggestion() {
     ] {
         check(told(&holdfast(args)), USAGE, parts);
     }
+}
+
+/// DESIGN.md §7.1: every command has an example.
+#[test]
+fn help_of_every_command_has_an_example() {
     for args in [
         &["--help"][..],
         &["cluster", "--help"],
@@ -185,6 +190,39 @@ fn full_disk_at_start_ends_with_74() {
     check(told(&output), DISK, &["error"]);
 }
 
+/// The same on a real full disk: a file system of 512 KiB, which root may mount where only this
+/// process sees it.
+#[test]
+fn full_file_system_at_start_ends_with_74() {
+    let unshare = tools::require("unshare", "util-linux");
+    let mount = "mount -t tmpfs -o size=512k holdfast-test \"$0\"";
+    let lone = Lone::new();
+    let data = lone.dir.path().join("data");
+    let run = |script: &str, more: &[&Path]| {
+        let mut command = Command::new(&unshare);
+        command
+            .args(["--mount", "bash", "-c", script])
+            .arg(&data)
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    if !run(mount, &[]).status.success() {
+        // Without that right the limit on file sizes above stands in for it.
+        println!("mounting a file system is not allowed here");
+        return;
+    }
+    let file = lone.write(&lone.text());
+    let fill = format!(
+        "{mount} && head -c 500000 /dev/zero > \"$0/filler\"; mkdir \"$0/node\"; exec \"$1\" node --config \"$2\""
+    );
+    let text = lone.text().replace("\"data\"", "\"data/node\"");
+    fs::write(&file, text).unwrap();
+    let (code, said) = told(&run(&fill, &[&binary(), &file]));
+    assert_eq!(code, DISK, "{said}");
+    assert!(said.contains("error") && !said.contains("panicked"), "{said}");
+}
+
 fn data_of(cluster: &Cluster, id: usize) -> PathBuf {
     cluster.node(id).dir.join("data")
 }
@@ -268,7 +306,7 @@ fn foreign_wiped_and_damaged_directories_are_refused() {
     // Empty, under an id that was used.
     fs::remove_dir_all(data_of(&cluster, 3)).unwrap();
     fs::create_dir(data_of(&cluster, 3)).unwrap();
-    check(refused(&cluster, 3), DISK, &["3"]);
+    check(refused(&cluster, 3), DISK, &["node id 3 was used before", "is empty"]);
     others_serve();
     cluster.assert_no_panic();
 }

@@ -173,7 +173,7 @@ fn disabled_device_is_sent_away() {
     for node in [1, 2, 3] {
         let mut raw = Raw::open(cluster.node(node).mqtt);
         raw.send(&holdfast_tests::clients::raw::connect(5, "sent-away", 60));
-        assert_eq!(raw.next().unwrap().1[1], 0x87);
+        assert_eq!(raw.next_packet().unwrap().1[1], 0x87);
     }
     assert!(bodies(&cluster, 3, "sent-away").is_empty());
 }

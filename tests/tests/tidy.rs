@@ -93,9 +93,12 @@ fn starts_with_allowed_list(rest: &str) -> bool {
     list.trim_start().starts_with("id") || list.trim_start().starts_with("wire")
 }
 
+/// Whether a file may name a library.
+type IsAllowed = fn(&str) -> bool;
+
 #[test]
 fn libraries_are_named_where_the_design_says() {
-    let allowed: [(&str, fn(&str) -> bool); 4] = [
+    let allowed: [(&str, IsAllowed); 4] = [
         ("openraft", |path| path.starts_with("cluster/")),
         ("rocksdb", |path| {
             path.starts_with("cluster/src/storage/") || path.starts_with("cluster/tests/storage/")
