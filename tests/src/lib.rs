@@ -3,8 +3,8 @@
 //! What the tests share: real processes, real clients, fixtures.
 
 // Faults: clusters of real processes, what breaks them, and who judges.
+pub mod clients;
 pub mod harness;
 pub mod powercut;
 pub mod register;
 pub mod workload;
-pub mod clients;
