@@ -84,8 +84,14 @@ impl Workload {
     /// Waits until the fleet has got `more` acknowledgements from now on.
     #[track_caller]
     pub fn acknowledge(&self, more: u64) {
+        self.acknowledge_within(more, PROGRESS_DEADLINE);
+    }
+
+    /// As [`Self::acknowledge`], for many.
+    #[track_caller]
+    pub fn acknowledge_within(&self, more: u64, deadline: Duration) {
         let goal = self.acknowledged() + more;
-        eventually("the fleet makes progress", PROGRESS_DEADLINE, || {
+        eventually("the fleet makes progress", deadline, || {
             let now = self.acknowledged();
             (now >= goal)
                 .then_some(())
@@ -115,6 +121,12 @@ impl Workload {
                 .then_some(())
                 .ok_or_else(|| format!("shards {silent:?} are silent"))
         });
+    }
+
+    /// Shards that have devices of this fleet which were acknowledged at least once.
+    pub fn shards(&self) -> Vec<usize> {
+        let gaps = self.fleet.progress.shard_gaps().into_iter().enumerate();
+        gaps.filter(|(_, gap)| gap.is_some()).map(|(shard, _)| shard).collect()
     }
 
     /// Devices that were told never to come back.
