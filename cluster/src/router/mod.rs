@@ -219,3 +219,6 @@ impl Router {
         transport.request_with(leader, Class::Device, KIND_CALL, body, FORWARD_DEADLINE, Box::new(done));
     }
 }
+
+#[cfg(test)]
+mod tests;

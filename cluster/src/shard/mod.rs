@@ -12,3 +12,5 @@ pub mod presence;
 pub mod reads;
 pub mod rows;
 pub mod runtime;
+#[cfg(test)]
+mod tests;
