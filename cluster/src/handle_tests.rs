@@ -49,6 +49,7 @@ fn page(ids: &[(String, bool)], after: Option<&DeviceId>, limit: usize, seen_max
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn pages_over_shards_list_every_device_once_in_order(
         devices in proptest::collection::btree_map("[a-c]{1,4}", (0..4usize, any::<bool>()), 0..60),

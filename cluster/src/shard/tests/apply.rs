@@ -106,7 +106,7 @@ fn seqs(shared: &GroupShared, key: &DeviceKey) -> Vec<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn any_history_gives_the_same_rows_and_the_index_they_call_for(
         story in proptest::collection::vec((0..3usize, stories::command(), 0..5_000u64), 1..60),
