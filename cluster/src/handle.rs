@@ -482,3 +482,7 @@ fn merge(pages: Vec<DevicePage>, limit: usize) -> DevicePage {
     };
     DevicePage { devices, next }
 }
+
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;

@@ -248,3 +248,6 @@ fn take_former(outstanding: &Mutex<Outstanding>, shard: ShardId, leader: NodeId)
         .map(|(_, reply)| reply)
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,3 +13,6 @@ pub mod reads;
 pub mod rows;
 pub mod runtime;
 pub mod stages;
+
+#[cfg(test)]
+mod tests;

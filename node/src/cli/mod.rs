@@ -48,13 +48,19 @@ enum Command {
     /// Run one node of a cluster
     Node(node::NodeArgs),
     /// Run and look after a local cluster of real processes
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  holdfast cluster up --nodes 3 --dir /tmp/hf --detach\n  holdfast cluster status --dir /tmp/hf"
+    )]
     Cluster(cluster::ClusterCommand),
     /// Register, look at and change devices
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  holdfast device create lamp-1 --dir /tmp/hf\n  holdfast device twin lamp-1 --dir /tmp/hf"
+    )]
     Device(device::DeviceCommand),
     /// Work with configuration files
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  holdfast config check /etc/holdfast/node.toml")]
     Config(check::ConfigCommand),
 }
 

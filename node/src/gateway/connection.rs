@@ -274,7 +274,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let limits = &self.shared.limits;
         // MQTT 5 clients that exceed the window are told; 3.1.1 ones know none and have to wait.
         let window = usize::from(limits.receive_maximum);
-        let fits_window = self.protocol.is_v5() || self.inflight.unacknowledged() < window;
+        let fits_window = self.inflight.unacknowledged() < window;
         fits_window
             && !self.mute
             && self.held.is_none()

@@ -71,10 +71,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Some(_) => return Err(self.offence(Violation::PacketIdInUse)),
             None => {}
         }
-        let window = usize::from(self.shared.limits.receive_maximum);
-        if self.protocol.is_v5() && self.inflight.unacknowledged() >= window {
-            return Err(self.offence(Violation::ReceiveMaximum));
-        }
         Ok(Repeated::No)
     }
 

@@ -24,7 +24,6 @@ pub enum Violation {
     TopicName,
     TopicAlias,
     Qos2,
-    ReceiveMaximum,
     /// A packet id was used again before its PUBACK.
     PacketIdInUse,
     TooManyProperties,
@@ -42,7 +41,6 @@ impl Violation {
             Violation::TopicName => Bye::TopicNameInvalid,
             Violation::TopicAlias => Bye::TopicAliasInvalid,
             Violation::Qos2 => Bye::QosNotSupported,
-            Violation::ReceiveMaximum => Bye::ReceiveMaximumExceeded,
             // No code says "too many properties"; 0x83 is the honest one, and the reason is counted.
             Violation::TooManyProperties => Bye::ImplementationSpecificError,
             Violation::SubscriptionIdentifier => Bye::SubscriptionIdentifiersNotSupported,
@@ -59,7 +57,6 @@ impl Violation {
             Violation::TopicName => "topic_name",
             Violation::TopicAlias => "topic_alias",
             Violation::Qos2 => "qos2",
-            Violation::ReceiveMaximum => "receive_maximum",
             Violation::PacketIdInUse => "packet_id_in_use",
             Violation::TooManyProperties => "too_many_properties",
             Violation::SubscriptionIdentifier => "subscription_identifier",

@@ -154,7 +154,7 @@ async fn story(steps: Vec<Step>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn memory_and_disk_tell_the_same_log(steps in proptest::collection::vec(step(), 1..40)) {
         run(story(steps))?;

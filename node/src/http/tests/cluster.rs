@@ -1,3 +1,5 @@
+//! The cluster as operators see it, and what became of a receipt.
+
 use std::sync::atomic::Ordering;
 
 use cluster::api::ClusterStatus;

@@ -1,3 +1,5 @@
+//! Registration: creating, changing, listing and deleting devices.
+
 use actors::device::{Command, OpenSession};
 use actors::id::{DeviceId, DeviceKey, Gateway, TenantId};
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Telemetry read back, and taken in, over HTTP.
+
 use serde_json::{json, Value};
 
 use super::{edge, send, Answer, Edge};

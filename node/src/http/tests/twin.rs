@@ -1,3 +1,5 @@
+//! Twins: merge patches, sections, conditions and bounds.
+
 use serde_json::json;
 
 use super::{edge, json as as_json, send};
