@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::device::Command;
+use actors::device::{Command, Event};
 use actors::id::{DeviceKey, ShardId};
 use actors::ports::{CallError, ReplyTo};
+use actors::wire::receipt::Receipt;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::api::{ReplicaDigest, ShardStatus, TelemetryQuery};
+use crate::api::{ReceiptState, ReplicaDigest, ShardStatus, TelemetryQuery};
 use crate::catalog::CatalogCommand;
 use crate::raft::group::{Group, ProposeError, Proposed};
 use crate::raft::machine::{Digest, PAYLOAD_APP};
 use crate::router::protocol::{Ask, AskResult, NodeReport, Told};
 use crate::router::Router;
-use crate::shard::reads;
 use crate::shard::runtime::{ShardHandle, ShardMsg};
+use crate::shard::{batch, reads};
 
 /// How long a replica waits for a digest's index to be applied, and for the hashing.
 const DIGEST_WAIT: Duration = Duration::from_secs(60);
@@ -41,7 +42,9 @@ impl Service {
             Ask::Receipt(receipt) => {
                 let handle = self.led(receipt.shard)?;
                 barrier(&handle).await?;
-                Ok(Told::Receipt(reads::receipt_state(&handle.group.shared, &receipt)))
+                let state = reads::receipt_state(&handle.group.shared, &receipt);
+                let wrong = state == ReceiptState::Committed && names_another_seq(&handle.group, &receipt);
+                Ok(Told::Receipt(if wrong { ReceiptState::Absent } else { state }))
             }
             Ask::MarkDigest { shard } => {
                 let group = self.group(shard)?;
@@ -149,6 +152,19 @@ impl Service {
         group.propose(Bytes::from(payload), done).await;
         proposed(ShardId::CATALOG, rx.await.unwrap_or(Err(ProposeError::Unknown))).map(|_| Told::Done)
     }
+}
+
+/// Whether the entry is still in the log and holds no telemetry of the receipt's seq. Once it is
+/// purged only term and index can be checked.
+fn names_another_seq(group: &Group, receipt: &Receipt) -> bool {
+    let Some(payload) = group.payload_at(receipt.index) else {
+        return false;
+    };
+    if receipt.seq == 0 || payload.first() != Some(&PAYLOAD_APP) {
+        return false;
+    }
+    let mut events = batch::items(&payload[1..]).flatten().flat_map(|item| item.events);
+    !events.any(|event| matches!(event, Event::TelemetryRecorded(recorded) if recorded.seq == receipt.seq))
 }
 
 fn proposed(shard: ShardId, result: Proposed) -> AskResult {

@@ -39,6 +39,7 @@ pub struct Group {
     pub node: NodeId,
     pub shared: Arc<GroupShared>,
     raft: Raft,
+    log: GroupLog,
     receiver: Arc<Receiver>,
 }
 
@@ -106,6 +107,10 @@ fn raft_config(config: &ClusterConfig) -> Config {
         install_snapshot_timeout: 10_000,
         // Followers fsync while the leader does.
         broadcast_submitted_on_append: Some(true),
+        // On by default. A leader that restarts within its term may lack what it had sent but not
+        // written itself, and would put other entries at the same (term, index).
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
         backoff: "20ms 40ms ...400ms".to_owned(),
         ..Config::default()
     }
@@ -128,7 +133,7 @@ impl Group {
             shared: parts.shared.clone(),
         };
         let machine = GroupMachine::new(parts.shared.clone(), parts.app);
-        let raft = Raft::new(config.node_id, Arc::new(settings), network, log, machine)
+        let raft = Raft::new(config.node_id, Arc::new(settings), network, log.clone(), machine)
             .await
             .map_err(|e| raft_error(e.to_string()))?;
         let receiver = Arc::new(Receiver::new(parts.shared.clone()));
@@ -137,6 +142,7 @@ impl Group {
             node: config.node_id,
             shared: parts.shared,
             raft,
+            log,
             receiver,
         })
     }
@@ -319,6 +325,11 @@ impl Group {
             .filter(|(id, _)| **id != self.node)
             .map(|(id, matched)| (*id, last.saturating_sub(matched.map_or(0, |m| m.index))))
             .collect()
+    }
+
+    /// The payload of a log entry, as long as it is not purged.
+    pub fn payload_at(&self, index: u64) -> Option<Bytes> {
+        self.log.payload_at(index)
     }
 
     /// Why the group has stopped, if it has.

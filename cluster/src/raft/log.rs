@@ -81,6 +81,14 @@ impl GroupLog {
         self.store.submit(op, Box::new(|_| {}));
     }
 
+    /// The payload of a normal entry that is there.
+    pub fn payload_at(&self, index: u64) -> Option<Bytes> {
+        match self.read(index, index.checked_add(1)?, usize::MAX).ok()?.pop()?.payload {
+            EntryPayload::Normal(payload) => Some(payload.0),
+            _ => None,
+        }
+    }
+
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         if from >= to {
             return Ok(Vec::new());

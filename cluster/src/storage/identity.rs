@@ -117,6 +117,7 @@ impl Identity {
                     initialised: false,
                 };
                 new.save(dir)?;
+                sync_parent(dir)?;
                 Ok((new, Fresh(true)))
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(corrupt(dir, &error)),
@@ -233,7 +234,21 @@ fn write_pid(file: &mut File) -> io::Result<()> {
 }
 
 fn create_dir(dir: &Path) -> Result<(), IdentityError> {
-    fs::create_dir_all(dir).map_err(|source| disk("create", dir, source))
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir).map_err(|source| disk("create", dir, source))?;
+    sync_parent(dir)
+}
+
+/// The directory's own name must survive a power cut, whoever made it.
+fn sync_parent(dir: &Path) -> Result<(), IdentityError> {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => {
+            file::sync_dir(parent).map_err(|source| disk("sync", parent, source))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Configuration and logs may lie beside the data; anything else is somebody's.

@@ -67,16 +67,3 @@ pub fn run<T>(test: impl std::future::Future<Output = T>) -> T {
     let local = tokio::task::LocalSet::new();
     runtime.block_on(local.run_until(seeded(7, test)))
 }
-
-/// A clock that stands still.
-pub struct Still;
-
-impl actors::time::Clock for Still {
-    fn now(&self) -> actors::time::Timestamp {
-        actors::time::Timestamp(1_000)
-    }
-
-    fn monotonic_ms(&self) -> u64 {
-        1_000
-    }
-}
