@@ -41,6 +41,8 @@ pub struct ClusterConfig {
     pub active_devices_max: usize,
     /// Bytes of RocksDB block cache, shared by both instances.
     pub block_cache_bytes: usize,
+    /// Longest time applied state stays in memory only; the log is kept until then. 1 s..=10 min.
+    pub flush_interval: Duration,
     /// fsync of the log. `false` exists only to show that the power-cut test catches it.
     pub unsafe_skip_log_fsync: bool,
     /// As above, for votes.

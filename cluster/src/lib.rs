@@ -15,6 +15,8 @@ mod router;
 mod service;
 mod shard;
 pub mod storage;
+#[cfg(test)]
+mod testing;
 pub mod transport;
 
 pub use handle::Cluster;

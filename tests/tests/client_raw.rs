@@ -61,6 +61,9 @@ impl Abused {
     }
 }
 
+/// A name, what is sent, and the exact answer where there is one.
+type FirstPacket = (&'static str, Vec<u8>, Option<Vec<u8>>);
+
 /// What is not a CONNECT, or a bad one: closed without a word, or with a CONNACK that says why.
 #[test]
 fn bad_first_packets_are_closed_or_told_why() {
@@ -87,7 +90,7 @@ fn bad_first_packets_are_closed_or_told_why() {
         packet(0x10, &body)
     };
     let connack3 = |code: u8| Some(vec![0x20, 2, 0, code]);
-    let rows: Vec<(&str, Vec<u8>, Option<Vec<u8>>)> = vec![
+    let rows: Vec<FirstPacket> = vec![
         ("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), None),
         ("TLS hello", vec![0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0], None),
         ("zeros", vec![0; 64], None),
@@ -137,7 +140,7 @@ fn bad_first_packets_are_closed_or_told_why() {
     ] {
         let mut raw = abused.open();
         raw.send(&bytes);
-        let (first, body) = raw.next().unwrap_or_else(|| panic!("{name}: a CONNACK"));
+        let (first, body) = raw.next_packet().unwrap_or_else(|| panic!("{name}: a CONNACK"));
         assert_eq!((first, body[1]), (0x20, code), "{name}");
         assert!(raw.until_closed().is_empty(), "{name}");
     }
@@ -283,7 +286,7 @@ fn packet_id_reuse_never_loses_a_message() {
     raw.send(&batch.concat());
     let mut acknowledged = 0;
     let code = loop {
-        match raw.next() {
+        match raw.next_packet() {
             Some((0x40, body)) => {
                 assert_eq!(body[..2], [0, 7]);
                 acknowledged += 1;
@@ -330,7 +333,7 @@ fn receive_maximum_holds() {
     raw.send(&burst);
     let mut acknowledged = 0;
     while acknowledged < 2000 {
-        match raw.next() {
+        match raw.next_packet() {
             Some((0x40, body)) => {
                 acknowledged += 1;
                 assert_eq!(body[..2], u16::try_from(acknowledged).unwrap().to_be_bytes());
@@ -351,7 +354,7 @@ fn never_acknowledging_subscriber_is_bounded() {
     let abused = Abused::new("unacked");
     let mut raw = abused.connected(5, "unacked");
     raw.send(&subscribe(5, 1, "devices/unacked/#", 1));
-    assert_eq!(raw.next().unwrap().0, 0x90);
+    assert_eq!(raw.next_packet().unwrap().0, 0x90);
     let http = abused.cluster.http(1);
     for round in 0..200 {
         let body = format!(r#"{{"n":{round}}}"#);
@@ -362,7 +365,7 @@ fn never_acknowledging_subscriber_is_bounded() {
     raw.send(&packet(0xc0, &[]));
     let mut received = 0;
     loop {
-        match raw.next().expect("the connection stays") {
+        match raw.next_packet().expect("the connection stays") {
             (0xd0, _) => break,
             (first, _) => {
                 assert_eq!(first & 0xf6, 0x32, "a first send with QoS 1");
@@ -382,7 +385,7 @@ fn slow_reader_is_held_back_and_closed() {
     let abused = Abused::new("slow");
     let mut raw = abused.connected(5, "slow");
     raw.send(&subscribe(5, 1, "devices/slow/#", 0));
-    assert_eq!(raw.next().unwrap().0, 0x90);
+    assert_eq!(raw.next_packet().unwrap().0, 0x90);
     let filler = format!(r#"{{"filler":"{}"}}"#, "x".repeat(30_000));
     let http = abused.cluster.http(1);
     http.send("PATCH", "/api/v1/devices/slow/twin/desired", &[], filler)
@@ -409,7 +412,7 @@ fn silent_client_is_closed_after_its_keep_alive() {
     for (version, id) in [(4, "silent-4"), (5, "silent-5")] {
         let mut raw = abused.open();
         raw.send(&connect(version, id, 1));
-        assert_eq!(raw.next().unwrap().1[1], 0);
+        assert_eq!(raw.next_packet().unwrap().1[1], 0);
         if version == 5 {
             assert_eq!(raw.goodbye(), 0x8d);
         }

@@ -16,8 +16,6 @@ use crate::transport::{Refusal, Transport};
 const TICK: Duration = Duration::from_secs(1);
 /// Unflushed state that is flushed at once.
 const FLUSH_BYTES: u64 = 32 * 1024 * 1024;
-/// Ticks after which anything unflushed is flushed.
-const FLUSH_TICKS: u32 = 30;
 
 pub struct Flusher {
     pub peers: Arc<Peers>,
@@ -26,24 +24,26 @@ pub struct Flusher {
     pub transport: Transport,
     pub background: Arc<Background>,
     pub disk: Arc<DiskGuard>,
+    /// Time after which anything unflushed is flushed.
+    pub interval: Duration,
 }
 
 impl Flusher {
     /// # Errors
     /// A flush failed: what is durable is unknown, the process must end.
     pub async fn run(&self, mut stop: StopSignal) -> Result<(), PartError> {
-        let mut ticks = 0;
+        let mut waited = Duration::ZERO;
         loop {
             tokio::select! {
                 () = stop.stopped() => return Ok(()),
                 () = tokio::time::sleep(TICK) => {}
             }
-            ticks += 1;
+            waited += TICK;
             let unflushed = self.state.unflushed_bytes();
             self.disk.look();
             self.report(unflushed);
-            if unflushed >= FLUSH_BYTES || (ticks >= FLUSH_TICKS && unflushed > 0) {
-                ticks = 0;
+            if unflushed >= FLUSH_BYTES || (waited >= self.interval && unflushed > 0) {
+                waited = Duration::ZERO;
                 self.flush().await?;
             }
         }

@@ -221,6 +221,7 @@ pub async fn start(
         log: disk.log.clone(),
         transport: transport.clone(),
         disk: env_disk,
+        interval: config.flush_interval,
         state: disk.state.clone(),
         background: background.clone(),
     });

@@ -9,4 +9,6 @@ pub mod machine;
 pub mod network;
 pub mod rpc;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 pub mod types;

@@ -349,3 +349,7 @@ impl Receiver {
 pub fn describe(shard: ShardId, target: NodeId) -> String {
     format!("snapshot of shard {shard} to node {target}")
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

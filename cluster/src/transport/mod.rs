@@ -23,7 +23,7 @@ mod outbox;
 mod peer;
 mod pending;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::future::Future;

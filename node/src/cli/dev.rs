@@ -39,13 +39,30 @@ pub fn run(args: &DevArgs, output: Output) -> Result<(), Failure> {
             let made = tempfile::Builder::new().prefix("holdfast-dev-").tempdir();
             let temporary = made.map_err(|e| Failure::disk("cannot make a temporary directory", &e))?;
             let ended = run_in(temporary.path().to_owned(), args, output);
-            temporary
-                .close()
-                .map_err(|e| Failure::disk("cannot remove the temporary directory", &e))?;
+            remove(temporary)?;
             ended
         }
     }
 }
+
+/// Background work may still be writing its last file.
+fn remove(temporary: tempfile::TempDir) -> Result<(), Failure> {
+    let path = temporary.keep();
+    let mut tries = 0;
+    loop {
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if tries == REMOVE_TRIES => {
+                return Err(Failure::disk(&format!("cannot remove {}", path.display()), &error));
+            }
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(100)),
+        }
+        tries += 1;
+    }
+}
+
+const REMOVE_TRIES: u32 = 20;
 
 fn run_in(path: PathBuf, args: &DevArgs, output: Output) -> Result<(), Failure> {
     let found = Directory::find(&path)?;

@@ -123,6 +123,8 @@ pub struct Raft {
 #[derive(Clone, Debug)]
 pub struct Storage {
     pub block_cache_bytes: usize,
+    /// Longest time applied state stays in memory only.
+    pub flush_interval: Duration,
     pub unsafe_skip_log_fsync: bool,
     pub unsafe_skip_vote_fsync: bool,
 }
@@ -261,6 +263,7 @@ impl NodeConfig {
             passivate_after: self.limits.passivate_after,
             active_devices_max: self.limits.active_devices_max,
             block_cache_bytes: self.storage.block_cache_bytes,
+            flush_interval: self.storage.flush_interval,
             unsafe_skip_log_fsync: self.storage.unsafe_skip_log_fsync,
             unsafe_skip_vote_fsync: self.storage.unsafe_skip_vote_fsync,
         }

@@ -44,6 +44,7 @@ pub fn read(reader: &mut Reader<'_>, file: &Path) -> NodeConfig {
         },
         storage: Storage {
             block_cache_bytes: size(reader, "storage", "block_cache_bytes", 128 * MIB, MIB, 1 << 40),
+            flush_interval: reader.duration("storage", "flush_interval", secs(30), secs(1)..=secs(600)),
             unsafe_skip_log_fsync: reader.boolean("storage", "unsafe_skip_log_fsync", false),
             unsafe_skip_vote_fsync: reader.boolean("storage", "unsafe_skip_vote_fsync", false),
         },

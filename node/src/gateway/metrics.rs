@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 
+use crate::observe::metrics::names::INGEST_MESSAGES;
+
 /// `(name, kind, labels, meaning)`, for `docs/reference/metrics.md`.
 pub const METRICS: &[(&str, &str, &str, &str)] = &[
     (CONNECTIONS, "gauge", "", "open MQTT connections"),
@@ -110,6 +112,12 @@ pub(super) fn publish(qos: &'static str, bytes: usize) {
 
 pub(super) fn puback(reason: &'static str) {
     counter!(PUBACKS, "reason" => reason).increment(1);
+}
+
+pub(super) fn ingested(outcome: Option<&'static str>) {
+    if let Some(outcome) = outcome {
+        counter!(INGEST_MESSAGES, "outcome" => outcome).increment(1);
+    }
 }
 
 pub(super) fn publish_dropped(reason: &'static str) {

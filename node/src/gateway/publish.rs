@@ -198,6 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         if let Some(label) = label {
             metrics::puback(label);
+            metrics::ingested(outcome_label(outcome));
         }
         if reason != PublishAckReason::Success && !self.protocol.is_v5() {
             return Err(End::PublishRefused("refused"));
@@ -208,6 +209,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 .puback(&mut self.socket.output, packet_id, reason, properties);
         }
         Ok(())
+    }
+}
+
+/// As `holdfast_ingest_messages_total` names it.
+fn outcome_label(outcome: &Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::Device(Ok(Reply {
+            answer: actors::device::Answer::Telemetry { repeated, .. },
+            ..
+        })) => Some(if *repeated { "repeated" } else { "acknowledged" }),
+        outcome if refusal_of(outcome).is_some() => Some("refused"),
+        _ => None,
     }
 }
 

@@ -103,7 +103,7 @@ impl Raw {
     pub fn connected(address: SocketAddr, version: u8, id: &str) -> Self {
         let mut raw = Self::open(address);
         raw.send(&connect(version, id, 60));
-        let (first, body) = raw.next().expect("a CONNACK");
+        let (first, body) = raw.next_packet().expect("a CONNACK");
         assert_eq!((first, body[1]), (0x20, 0), "CONNACK of success expected: {body:?}");
         raw
     }
@@ -135,7 +135,7 @@ impl Raw {
     ///
     /// # Panics
     /// When nothing comes and the connection stays open.
-    pub fn next(&mut self) -> Option<(u8, Vec<u8>)> {
+    pub fn next_packet(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
             if let Some((first, header, length)) = front(&self.input) {
                 if self.input.len() >= header + length {
@@ -178,7 +178,7 @@ impl Raw {
     /// # Panics
     /// When something else comes.
     pub fn puback(&mut self, packet_id: u16) -> u8 {
-        let (first, body) = self.next().expect("a PUBACK, and not the end");
+        let (first, body) = self.next_packet().expect("a PUBACK, and not the end");
         assert_eq!(
             (first, &body[..2]),
             (0x40, &packet_id.to_be_bytes()[..]),
@@ -193,7 +193,7 @@ impl Raw {
     /// When the server closes without one.
     pub fn goodbye(&mut self) -> u8 {
         loop {
-            let (first, body) = self.next().expect("a DISCONNECT before the end");
+            let (first, body) = self.next_packet().expect("a DISCONNECT before the end");
             if first == 0xe0 {
                 return body.first().copied().unwrap_or(0);
             }

@@ -57,7 +57,10 @@ pub async fn status(path: &Path, output: Output) -> Result<(), Failure> {
         0 => Ok(()),
         serious => Err(Failure::new(
             Exit::Unavailable,
-            format!("the cluster does not serve as it should ({serious} serious worries)"),
+            match serious {
+                1 => "something must be mended".to_owned(),
+                many => format!("{many} things must be mended"),
+            },
         )
         .advise("see the worries above")),
     }
@@ -146,6 +149,7 @@ fn worries(directory: &Directory, nodes: &[NodeRow], shards: &[ShardRow]) -> Vec
     for row in nodes {
         node_worries(row, &dir.to_string(), &mut worries);
     }
+    leaderless(shards, &mut worries);
     for shard in shards {
         shard_worries(shard, nodes, &mut worries);
     }
@@ -215,20 +219,41 @@ fn is_fatal(line: &str) -> bool {
     line.contains(crate::serve::FATAL_MARK) || line.starts_with("error: ")
 }
 
+/// All shards without a leader have one cause, so they are one worry.
+fn leaderless(shards: &[ShardRow], worries: &mut Vec<Worry>) {
+    let without: Vec<&str> = shards
+        .iter()
+        .filter(|s| s.leader.is_none())
+        .map(|s| s.id.as_str())
+        .collect();
+    let (catalog, devices): (Vec<&str>, Vec<&str>) = without.into_iter().partition(|id| *id == "catalog");
+    let mut what = Vec::new();
+    if !devices.is_empty() {
+        what.push(format!(
+            "{} of {} shards have no leader, their devices cannot write",
+            devices.len(),
+            shards.len() - 1
+        ));
+    }
+    if !catalog.is_empty() {
+        what.push("the catalog has no leader, nothing can be drained or configured".to_owned());
+    }
+    if !what.is_empty() {
+        worries.push(Worry {
+            serious: true,
+            what: what.join("; "),
+            advice: "start enough nodes that a majority of the replicas runs; they then elect within seconds"
+                .to_owned(),
+        });
+    }
+}
+
 fn shard_worries(shard: &ShardRow, nodes: &[NodeRow], worries: &mut Vec<Worry>) {
     let name = if shard.id == "catalog" {
         "the catalog".to_owned()
     } else {
         format!("shard {}", shard.id)
     };
-    if shard.leader.is_none() {
-        worries.push(Worry {
-            serious: true,
-            what: format!("{name} has no leader: its devices cannot write"),
-            advice: "start enough nodes that a majority of its replicas runs; it then elects one within seconds"
-                .to_owned(),
-        });
-    }
     for (node, lag) in shard.lags.iter().filter(|(_, lag)| *lag > LAG_WORRY) {
         let runs = nodes.iter().any(|row| row.node.id == *node && row.pid.is_some());
         worries.push(Worry {

@@ -1,0 +1,6 @@
+//! Promises of one Raft group: its log, its state, its snapshots, its replicas together.
+
+mod crashes;
+mod group;
+mod log;
+mod suite;
