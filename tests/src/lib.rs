@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on ends
 //! What the tests share: real processes, real clients, fixtures.
 
-// Faults: clusters of real processes, what breaks them, and who judges.
+// Other people's clients.
 pub mod clients;
+
+// Faults: clusters of real processes, what breaks them, and who judges.
 pub mod harness;
 pub mod powercut;
 pub mod register;

@@ -67,7 +67,7 @@ fn a_node_that_was_away_past_the_log_catches_up_by_snapshot_under_load() {
     cluster.start(away);
     work.acknowledge(STRETCH);
     caught_up(&cluster, away);
-    let sent = others.iter().any(|id| cluster.log_contains(*id, "installed"));
+    let sent = others.iter().any(|id| cluster.log_contains(*id, "network: installed"));
     assert!(sent, "no snapshot was sent: this test tested nothing");
     work.finish_and_judge(&cluster);
     cluster.digests_agree(AGREE);

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a pause lasts as long as it says
 //! A leader that stops for five seconds and comes back (SIGSTOP, SIGCONT): another owner takes
 //! over, and the old one, which knows nothing of it, serves nothing stale.
 
