@@ -86,7 +86,7 @@ pub fn encode_into<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
 /// # Errors
 /// `Body` when the bytes do not begin with a value of this type.
 pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
-    bincode::serde::decode_from_slice(bytes, config()).map_err(|e| CodecError::Body(e.to_string()))
+    read(bytes).map_err(|e| CodecError::Body(e.to_string()))
 }
 
 /// Bare bincode.
@@ -94,18 +94,21 @@ pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Co
 /// # Errors
 /// `Body` when the bytes are not exactly one value of this type.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let read = if bytes.len() <= SMALL {
+    let (value, used) = decode_prefix(bytes)?;
+    if used != bytes.len() {
+        return Err(CodecError::Body(format!("{} bytes left over", bytes.len() - used)));
+    }
+    Ok(value)
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), bincode::error::DecodeError> {
+    if bytes.len() <= SMALL {
         bincode::serde::decode_from_slice(bytes, config().with_limit::<{ SMALL * CLAIM_FACTOR }>())
     } else if bytes.len() <= MEDIUM {
         bincode::serde::decode_from_slice(bytes, config().with_limit::<{ MEDIUM * CLAIM_FACTOR }>())
     } else {
         bincode::serde::decode_from_slice(bytes, config().with_limit::<{ LARGE * CLAIM_FACTOR }>())
-    };
-    let (value, used) = read.map_err(|e| CodecError::Body(e.to_string()))?;
-    if used != bytes.len() {
-        return Err(CodecError::Body(format!("{} bytes left over", bytes.len() - used)));
     }
-    Ok(value)
 }
 
 fn checksum(version: u8, body: &[u8]) -> u32 {

@@ -116,6 +116,7 @@ fn whatever_is_purged_was_durable_before_and_replay_leads_to_the_same_rows() {
             one.flush().await;
         }
         // Enough is written between a flush and what it lets go to tell the one's index from the other's.
+        write(one, &mut fleet, 20, 10).await;
         let noted = one.group.shared.note();
         one.state.flush().unwrap();
         write(one, &mut fleet, PAST_THE_KEPT_LOG, 10).await;
