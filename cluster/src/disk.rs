@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use actors::device::Command;
 
-use crate::storage::reserve::{disk_free, DiskLevel, Watermarks};
+use crate::storage::reserve::{disk_free, disk_size, DiskLevel, Watermarks};
 
 /// What a refused caller is told.
 pub const REFUSAL: &str = "the disk is nearly full; free some space";
@@ -19,8 +19,8 @@ pub struct DiskGuard {
 impl DiskGuard {
     pub fn new(dir: PathBuf) -> Self {
         let guard = Self {
+            marks: disk_size(&dir).map_or_else(|_| Watermarks::default(), Watermarks::for_disk_of),
             dir,
-            marks: Watermarks::default(),
             level: AtomicU8::new(0),
         };
         guard.look();

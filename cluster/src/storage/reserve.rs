@@ -26,6 +26,15 @@ pub fn disk_free(dir: &Path) -> io::Result<u64> {
     Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
+/// Bytes of the whole disk of `dir`.
+///
+/// # Errors
+/// The disk cannot be asked.
+pub fn disk_size(dir: &Path) -> io::Result<u64> {
+    let disk = statvfs(dir)?;
+    Ok(disk.blocks().saturating_mul(disk.fragment_size()))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DiskLevel {
     Ample,
@@ -54,6 +63,15 @@ impl Default for Watermarks {
 }
 
 impl Watermarks {
+    /// The defaults, on a small disk a tenth and a fortieth of it.
+    pub fn for_disk_of(bytes: u64) -> Self {
+        let most = Self::default();
+        Self {
+            low: most.low.min(bytes / 10),
+            critical: most.critical.min(bytes / 40),
+        }
+    }
+
     /// The level after `free` bytes were seen at level `now`. A level is left only with an eighth
     /// more than where it began, so that it does not flap.
     pub fn level(&self, now: DiskLevel, free: u64) -> DiskLevel {

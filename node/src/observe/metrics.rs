@@ -78,7 +78,7 @@ metrics_table! {
     STATE_FLUSHES Counter "holdfast_state_flushes_total" [] "flushes"
         "Flushes of the state store.";
     DISK_FREE Gauge "holdfast_disk_free_bytes" [] "bytes"
-        "Bytes free on the data directory's disk; telemetry is refused below 512 MiB, all but deletions below 128 MiB.";
+        "Bytes free on the data directory's disk; see docs/operations.md for what is refused when.";
     MQTT_CONNECTIONS Gauge "holdfast_mqtt_connections" [] "connections"
         "Open device connections of this node.";
     DEVICES_ACTIVE Gauge "holdfast_devices_active" ["shard"] "devices"
