@@ -40,7 +40,7 @@ demo: build ## three nodes, a fleet, a kill -9 in the middle, and a verdict
 	bin/holdfast demo
 
 test: build ## run every test, each kind at least once
-	$(CARGO) test $(FLAGS) --workspace
+	$(CARGO) test $(FLAGS) --workspace --no-fail-fast
 
 soak: build ## run the long matrices too: kills, power cuts, catch-up
 	HOLDFAST_SOAK=1 $(CARGO) test $(FLAGS) --workspace -- --include-ignored

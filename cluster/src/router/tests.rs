@@ -124,6 +124,9 @@ fn a_change_of_leadership_ends_what_the_former_leader_was_asked() {
             "the same leader, or none known: it may still answer"
         );
         router.set_leader(ShardId(0), Some(3));
+        // A former leader that is alive gets a moment to answer what it was asked.
+        let ended = answers.clone();
+        eventually("the call ends", move || !ended.lock().unwrap().is_empty()).await;
         assert_eq!(*answers.lock().unwrap(), vec![Err(CallError::Unknown)]);
         assert_eq!(router.lock().calls.len(), 0);
     });
