@@ -227,12 +227,13 @@ fn leaderless(shards: &[ShardRow], worries: &mut Vec<Worry>) {
         .map(|s| s.id.as_str())
         .collect();
     let (catalog, devices): (Vec<&str>, Vec<&str>) = without.into_iter().partition(|id| *id == "catalog");
+    let all = shards.iter().filter(|shard| shard.id != "catalog").count();
     let mut what = Vec::new();
     if !devices.is_empty() {
         what.push(format!(
             "{} of {} shards have no leader, their devices cannot write",
             devices.len(),
-            shards.len() - 1
+            all
         ));
     }
     if !catalog.is_empty() {
@@ -439,7 +440,7 @@ mod tests {
         let found = worries(&directory, &nodes, &shard_rows(&directory, &said));
         for expected in [
             (true, "node 1 does not run", "holdfast cluster start 1 --dir /x"),
-            (true, "shard 0 has no leader", "majority"),
+            (true, "1 of 2 shards have no leader", "majority"),
             (false, "node 2 is draining", "holdfast cluster undrain 2"),
             (
                 false,
