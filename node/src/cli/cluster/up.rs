@@ -59,6 +59,7 @@ pub async fn up(args: UpArgs, output: Output) -> Result<(), Failure> {
             Directory::design(path, plan)?
         }
     };
+    let_the_dying_go(&directory.file.nodes).await;
     let mut started = start_missing(&mut directory, None).await?;
     drop(lock);
     let mut progress = Progress::new();
@@ -80,6 +81,7 @@ pub async fn start(args: NodeArg, output: Output) -> Result<(), Failure> {
     let mut directory = Directory::open(&args.dir.dir)?;
     let node = directory.node(args.id)?.clone();
     let lock = Directory::lock(&args.dir.dir)?;
+    let_the_dying_go(std::slice::from_ref(&node)).await;
     if let Some(running) = process::running(&node) {
         say(
             output,
@@ -94,6 +96,16 @@ pub async fn start(args: NodeArg, output: Output) -> Result<(), Failure> {
     say(output, &format!("node {} serves", node.id), directory.node(args.id)?);
     Ok(())
 }
+
+/// A process that was just killed counts as running until the kernel has taken it down; taking it
+/// for alive would leave its node stopped.
+async fn let_the_dying_go(nodes: &[NodeEntry]) {
+    if nodes.iter().any(|node| process::running(node).is_some()) {
+        tokio::time::sleep(DYING_GRACE).await;
+    }
+}
+
+const DYING_GRACE: Duration = Duration::from_millis(400);
 
 fn say(output: Output, text: &str, node: &NodeEntry) {
     match output {
