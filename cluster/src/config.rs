@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use actors::device::Policy;
 use actors::id::NodeId;
+use actors::shell::LivePolicy;
 
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
@@ -32,7 +32,8 @@ pub struct ClusterConfig {
     pub gateway_grace: Duration,
     /// Telemetry older than this is trimmed.
     pub telemetry_age_max: Duration,
-    pub policy: Policy,
+    /// What devices are judged by; may change while the node runs.
+    pub policy: LivePolicy,
     /// Commands one shard may hold that are not yet answered. Beyond: `Overloaded`.
     pub shard_queue_max: usize,
     /// Idle time after which a device leaves memory.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use actors::device::Command;
 use actors::id::{DeviceKey, Gateway, NodeId, ShardId};
 use actors::ports::{CallError, CallResult, ReplyTo};
+use actors::shell::LivePolicy;
 use actors::time::Clock;
 use actors::wire::receipt::Receipt;
 use tokio::sync::{oneshot, watch};
@@ -403,6 +404,16 @@ impl Cluster {
             Some(reason) => reason,
             None => std::future::pending().await,
         }
+    }
+
+    /// What devices are judged by; setting it takes effect with the next decision.
+    pub fn policy(&self) -> LivePolicy {
+        self.running.config.policy.clone()
+    }
+
+    /// What the two stores say of themselves, for a person: log, then state.
+    pub fn store_properties(&self) -> [Vec<(&'static str, String)>; 2] {
+        [self.running.log.properties(), self.running.state.properties()]
     }
 
     /// Fsyncs of the log since the start; for metrics.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use actix::{Actor, Addr, Context, Handler, Message};
 
 use super::downlink::downlinks;
+use super::live_policy::LivePolicy;
 use super::spawn::{DeviceTask, Spawn};
 use crate::device::{answer, apply, decide, Answer, Command, DeviceState, Event, Policy, Refusal};
 use crate::id::DeviceKey;
@@ -23,14 +24,14 @@ pub type Decide = fn(&DeviceKey, &DeviceState, &Command, &Policy, Timestamp) -> 
 /// What all devices of a node are judged by.
 #[derive(Clone)]
 pub struct Rules {
-    pub policy: Policy,
+    pub policy: LivePolicy,
     pub clock: Arc<dyn Clock>,
     /// `device::decide`; tests put one that panics.
     pub decide: Decide,
 }
 
 impl Rules {
-    pub fn new(policy: Policy, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(policy: LivePolicy, clock: Arc<dyn Clock>) -> Self {
         Self { policy, clock, decide }
     }
 }
@@ -132,7 +133,7 @@ impl DeviceActor {
         let rules = &self.crew.rules;
         let at = rules.clock.now();
         let prev_version = self.head.version;
-        let decided = (rules.decide)(&self.desk.key, &self.head, &ask.command, &rules.policy, at);
+        let decided = (rules.decide)(&self.desk.key, &self.head, &ask.command, &rules.policy.get(), at);
         let (events, outcome, downlinks) = match decided {
             Ok(events) => {
                 let (answer, downlinks) = self.advance(&ask.command, &events, at);

@@ -10,6 +10,7 @@ mod downlink;
 mod host;
 pub mod house;
 mod idle;
+mod live_policy;
 mod local_part;
 mod spawn;
 #[cfg(any(test, feature = "testing"))]
@@ -20,5 +21,6 @@ mod tests;
 pub use device_actor::{Decide, Rules};
 pub use host::{HostCounts, HostLimits, HostParts, ShardHost};
 pub use house::{Escalated, House, HouseHandle, Part, PartError, Restart, StopSignal};
+pub use live_policy::LivePolicy;
 pub use local_part::run_on;
 pub use spawn::{on_this_local_set, DeviceTask, Spawn};

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::testing::{Ledger, Mode, StillClock};
-use super::{on_this_local_set, Decide, HostLimits, HostParts, Rules, ShardHost};
+use super::{on_this_local_set, Decide, HostLimits, HostParts, LivePolicy, Rules, ShardHost};
 use crate::device::{
     self, Answer, Command, DeviceState, Event, Origin, Policy, Precondition, Refusal, Status, Telemetry,
 };
@@ -38,7 +38,7 @@ impl Fixture {
         let ledger = Rc::new(Ledger::default());
         let clock = Arc::new(StillClock::default());
         let rules = Rules {
-            policy: Policy::default(),
+            policy: LivePolicy::default(),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             decide,
         };

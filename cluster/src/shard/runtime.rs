@@ -309,7 +309,7 @@ impl Runtime {
         let host = ShardHost::new(HostParts {
             rules: Rc::new(Rules {
                 decide: stages::timed_decide,
-                ..Rules::new(config.policy, env.clock.clone())
+                ..Rules::new(config.policy.clone(), env.clock.clone())
             }),
             journal: journal.clone(),
             store: Rc::new(CommittedRows(self.group.shared.clone())),

@@ -134,6 +134,11 @@ pub trait LogStore: Send + Sync + 'static {
     /// Counters since the start.
     fn counters(&self) -> LogCounters;
 
+    /// What the implementation says of itself, for a person: names and values.
+    fn properties(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
     /// Stops the writer after what is queued is on disk. Later submissions fail.
     fn close(&self);
 }
@@ -192,6 +197,11 @@ pub trait StateStore: Send + Sync + 'static {
 
     /// Bytes held in memory that a flush would write.
     fn unflushed_bytes(&self) -> u64;
+
+    /// As [`LogStore::properties`].
+    fn properties(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
 }
 
 pub trait StateView: Send + 'static {

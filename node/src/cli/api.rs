@@ -179,7 +179,7 @@ fn unknown(method: &Method, path: &str, why: &str) -> Failure {
 }
 
 /// The innermost reason; reqwest's own text only repeats the URL.
-fn innermost(error: &reqwest::Error) -> String {
+pub fn innermost(error: &reqwest::Error) -> String {
     let mut source: &dyn std::error::Error = error;
     while let Some(inner) = source.source() {
         source = inner;

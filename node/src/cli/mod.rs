@@ -11,8 +11,13 @@ mod dev;
 mod device;
 pub mod failure;
 mod local;
+mod log;
 mod node;
+mod nodes;
 pub mod output;
+mod pages;
+mod probe;
+mod support;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +25,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{error::ErrorKind, Parser, Subcommand};
+use clap::{error::ErrorKind, CommandFactory as _, Parser, Subcommand};
 
 use failure::{Exit, Failure};
 use output::Output;
@@ -62,6 +67,20 @@ enum Command {
     /// Work with configuration files
     #[command(subcommand, after_help = "Example:\n  holdfast config check /etc/holdfast/node.toml")]
     Config(check::ConfigCommand),
+    /// Look at and change what running nodes write to their logs
+    #[command(
+        subcommand,
+        after_help = "Example:\n  holdfast log level --dir /tmp/hf --filter debug --for 10m"
+    )]
+    Log(log::LogCommand),
+    /// Collect what somebody needs who helps you, in one archive without secrets
+    SupportBundle(support::SupportArgs),
+    /// Ask a node whether it lives or is ready, for health checks
+    Probe(probe::ProbeArgs),
+    /// Print completions for a shell
+    Completions(pages::CompletionsArgs),
+    /// Write man pages, one per command
+    Man(pages::ManArgs),
 }
 
 /// Runs the program; the exit code says how it ended (see [`Exit`]).
@@ -90,6 +109,14 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Cluster(command) => wait(cluster::run(command, output)),
         Command::Device(command) => wait(device::run(command, output)),
         Command::Config(command) => check::run(command, output),
+        Command::Log(command) => wait(log::run(command, output)),
+        Command::SupportBundle(args) => wait(support::run(args, output)),
+        Command::Probe(args) => wait(probe::run(args, output)),
+        Command::Completions(args) => {
+            pages::completions(&args, Cli::command());
+            Ok(())
+        }
+        Command::Man(args) => pages::man(&args, Cli::command(), output),
     }?;
     Ok(Exit::Success as u8)
 }

@@ -24,6 +24,16 @@ pub fn line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
+/// Prints text as it is, to stdout.
+pub fn text(text: &str) {
+    let _ = write!(std::io::stdout(), "{text}");
+}
+
+/// Prints one line to stderr, beside the result.
+pub fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Prints rows below a header; as wide as the terminal.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();

@@ -10,6 +10,7 @@ mod members;
 mod reader;
 mod schema;
 mod security;
+pub mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -21,11 +22,13 @@ use std::time::Duration;
 
 use actors::device::Policy;
 use actors::id::NodeId;
+use actors::shell::LivePolicy;
 use cluster::config::{ClusterConfig, Member, Secret};
 
 use crate::observe::logs::LogFormat;
 
 pub use reader::{KnownKey, Place, Problem, ENV_PREFIX};
+pub use settings::{Change, Setting};
 
 /// Largest configuration file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -45,6 +48,8 @@ pub struct NodeConfig {
     pub security: Security,
     pub log: Log,
     pub devices: Devices,
+    /// Every key with its value and where that came from; secrets are not in it.
+    pub settings: Vec<Setting>,
 }
 
 #[derive(Clone, Debug)]
@@ -206,10 +211,11 @@ pub fn parse(
         .is_some_and(|value| value == "1");
     let mut reader =
         reader::Reader::new(file, text, environment).map_err(|problem| ConfigError::Refused(vec![problem]))?;
-    let config = schema::read(&mut reader, file);
+    let mut config = schema::read(&mut reader, file);
     check::contradictions(&mut reader, &config, allow_unsafe);
     let (known, problems) = reader.finish();
     if problems.is_empty() {
+        config.settings = settings::of(&known, file);
         Ok((config, known))
     } else {
         Err(ConfigError::Refused(problems))
@@ -258,7 +264,7 @@ impl NodeConfig {
             election_max: self.raft.election_max,
             gateway_grace: self.limits.gateway_grace,
             telemetry_age_max: self.retention.telemetry_age,
-            policy: self.policy(),
+            policy: LivePolicy::new(self.policy()),
             shard_queue_max: self.limits.shard_queue_max,
             passivate_after: self.limits.passivate_after,
             active_devices_max: self.limits.active_devices_max,

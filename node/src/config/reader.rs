@@ -54,12 +54,15 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A key the schema knows, with its default as TOML text (`None`: it has none).
+/// A key the schema knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownKey {
     pub section: &'static str,
     pub name: &'static str,
+    /// As TOML text; `None`: it has none.
     pub default: Option<String>,
+    /// What was given, as TOML text, and where; `None`: nothing was.
+    pub given: Option<(String, Place)>,
 }
 
 pub struct Reader<'a> {
@@ -220,7 +223,11 @@ impl<'a> Reader<'a> {
         let variable = variable_name(section, name);
         if let Some(text) = self.environment.remove(&variable) {
             return match text.parse::<Value>().ok().as_ref().and_then(Value::as_array) {
-                Some(array) => self.inline_rows(section, name, array),
+                Some(array) => {
+                    let rows = self.inline_rows(section, name, array);
+                    self.note(section, name, rows_text(&rows), Place::Variable(variable));
+                    rows
+                }
                 None => {
                     let reason = "must be a TOML array of tables, such as [{ id = 1, … }]".to_owned();
                     self.wrong(section, name, Place::Variable(variable), reason);
@@ -230,11 +237,21 @@ impl<'a> Reader<'a> {
         }
         let item = self.section(section).and_then(|table| table.get(name)).cloned();
         match item {
-            Some(Item::ArrayOfTables(tables)) => tables
-                .iter()
-                .map(|table| self.row(table, table.span().map_or(0, |span| span.start)))
-                .collect(),
-            Some(Item::Value(Value::Array(array))) => self.inline_rows(section, name, &array),
+            Some(Item::ArrayOfTables(tables)) => {
+                let rows: Vec<Row> = tables
+                    .iter()
+                    .map(|table| self.row(table, table.span().map_or(0, |span| span.start)))
+                    .collect();
+                let place = rows.first().map_or(Place::Nowhere, |row| Place::Line(row.line));
+                self.note(section, name, rows_text(&rows), place);
+                rows
+            }
+            Some(Item::Value(Value::Array(array))) => {
+                let rows = self.inline_rows(section, name, &array);
+                let place = self.place(section, name);
+                self.note(section, name, rows_text(&rows), place);
+                rows
+            }
             Some(_) => {
                 let place = self.place(section, name);
                 self.wrong(section, name, place, "must be an array of tables".to_owned());
@@ -386,14 +403,18 @@ impl<'a> Reader<'a> {
                 Ok(value) if !as_text || value.is_str() => value,
                 _ => Value::from(text.as_str()),
             };
-            return Some((value, Place::Variable(variable)));
+            let place = Place::Variable(variable);
+            self.note(section, name, bare(&value), place.clone());
+            return Some((value, place));
         }
         let value = self.section(section)?.get(name)?.as_value().cloned();
         let place = self.place(section, name);
         if value.is_none() {
             self.wrong(section, name, place.clone(), "must be a value, not a table".to_owned());
         }
-        Some((value?, place))
+        let value = value?;
+        self.note(section, name, bare(&value), place.clone());
+        Some((value, place))
     }
 
     fn section(&self, section: &str) -> Option<&dyn TableLike> {
@@ -401,7 +422,20 @@ impl<'a> Reader<'a> {
     }
 
     fn know(&mut self, section: &'static str, name: &'static str, default: Option<String>) {
-        self.known.push(KnownKey { section, name, default });
+        self.known.push(KnownKey {
+            section,
+            name,
+            default,
+            given: None,
+        });
+    }
+
+    /// Remembers what was given for a key.
+    fn note(&mut self, section: &str, name: &str, text: String, place: Place) {
+        let known = self.known.iter_mut().rev();
+        for key in known.filter(|key| key.section == section && key.name == name).take(1) {
+            key.given = Some((text.clone(), place.clone()));
+        }
     }
 
     fn set_default(&mut self, default: String) {
@@ -440,6 +474,24 @@ impl<'a> Reader<'a> {
             reason,
         });
     }
+}
+
+/// A value as TOML, without the comment beside it.
+fn bare(value: &Value) -> String {
+    let mut value = value.clone();
+    value.decor_mut().clear();
+    value.to_string()
+}
+
+fn rows_text(rows: &[Row]) -> String {
+    let row = |row: &Row| {
+        let fields = row
+            .values
+            .iter()
+            .map(|(name, (value, _))| format!("{name} = {}", bare(value)));
+        format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
+    };
+    format!("[{}]", rows.iter().map(row).collect::<Vec<_>>().join(", "))
 }
 
 fn variable_name(section: &str, name: &str) -> String {

@@ -53,6 +53,7 @@ pub fn read(reader: &mut Reader<'_>, file: &Path) -> NodeConfig {
         devices: Devices {
             auto_register: reader.boolean("devices", "auto_register", false),
         },
+        settings: Vec::new(),
     }
 }
 

@@ -68,7 +68,10 @@ fn the_documented_file_agrees_with_the_code() {
     let (_, known) = parse(file, DOCUMENTED, BTreeMap::new())
         .map_err(|e| e.to_string())
         .expect("accepted");
-    for KnownKey { section, name, default } in known {
+    for KnownKey {
+        section, name, default, ..
+    } in known
+    {
         let documented = documented_value(section, name)
             .unwrap_or_else(|| panic!("{section}.{name} is not documented in deploy/config/node.toml"));
         if let Some(default) = default {

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actors::device::Policy;
 use actors::id::{DeviceKey, NodeId, ShardId};
+use actors::shell::LivePolicy;
 use cluster::api::{ArbiterHandle, DownlinkSink};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -32,7 +32,7 @@ pub struct GatewayConfig {
     /// Where MQTT over TCP is spoken; port 0 takes a free one.
     pub listen: SocketAddr,
     pub limits: Limits,
-    pub policy: Policy,
+    pub policy: LivePolicy,
     pub authenticator: Arc<dyn Authenticator>,
     /// The one the cluster delivers downlinks into.
     pub registry: Arc<Registry>,
@@ -97,6 +97,13 @@ impl Gateway {
     #[must_use]
     pub fn closes_pending(&self) -> usize {
         self.shared.closes.used()
+    }
+
+    /// From now on: so many connections, and so many bytes in flight over all of them. What is
+    /// over a lowered bound stays until it is done.
+    pub fn set_bounds(&self, connections_max: usize, in_flight_bytes_max: usize) {
+        self.shared.connections.set_max(connections_max);
+        self.shared.in_flight_bytes.set_max(in_flight_bytes_max);
     }
 
     /// Every session announces itself again, spread over [`Limits::announce_spread`]: for when

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use actors::device::Policy;
+use actors::shell::LivePolicy;
 
 use super::auth::Authenticator;
 use super::limits::Limits;
@@ -14,7 +14,7 @@ use super::registry::Registry;
 pub struct Shared {
     pub limits: Limits,
     /// For the checks of twin writes that need no state.
-    pub policy: Policy,
+    pub policy: LivePolicy,
     pub devices: Arc<dyn Devices>,
     pub authenticator: Arc<dyn Authenticator>,
     pub registry: Arc<Registry>,
@@ -29,7 +29,7 @@ pub struct Shared {
 impl Shared {
     pub fn new(
         limits: Limits,
-        policy: Policy,
+        policy: LivePolicy,
         devices: Arc<dyn Devices>,
         authenticator: Arc<dyn Authenticator>,
         registry: Arc<Registry>,
@@ -59,27 +59,32 @@ impl Shared {
     }
 }
 
-/// A count that never exceeds its bound.
+/// A count that never grows beyond its bound; the bound may be moved.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicUsize,
-    max: usize,
+    max: AtomicUsize,
 }
 
 impl Budget {
     pub fn new(max: usize) -> Self {
         Self {
             used: AtomicUsize::new(0),
-            max,
+            max: AtomicUsize::new(max),
         }
     }
 
     /// Says whether there was room.
     pub fn take(&self, amount: usize) -> bool {
-        let more = |used: usize| used.checked_add(amount).filter(|sum| *sum <= self.max);
+        let max = self.max.load(Ordering::Relaxed);
+        let more = |used: usize| used.checked_add(amount).filter(|sum| *sum <= max);
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .is_ok()
+    }
+
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     pub fn give_back(&self, amount: usize) {

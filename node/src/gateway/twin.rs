@@ -66,7 +66,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             mode: WriteMode::Merge,
             json: text.to_owned(),
         };
-        check_section_write(&write, &self.shared.policy)
+        check_section_write(&write, &self.shared.policy.get())
             .map_err(|refusal| (reasons::twin_status(&refusal), refusal.to_string()))?;
         Ok(write)
     }

@@ -36,7 +36,7 @@ impl FromRequest for Body {
 
 async fn read(request: &HttpRequest, mut payload: Payload) -> Result<Body, Problem> {
     let app = request.app_data::<web::Data<App>>().expect("the server registers it");
-    let max = app.config.body_bytes_max;
+    let max = app.live.body_bytes_max();
     let header = |name| request.headers().get(name).map(|v| v.to_str().map(str::to_owned));
     let content_type = header(&CONTENT_TYPE)
         .transpose()

@@ -2,7 +2,7 @@
 
 use std::future::{ready, Future, Ready};
 use std::sync::atomic::AtomicBool;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix_web::dev::Payload;
@@ -15,9 +15,11 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::config::HttpConfig;
+use super::live::Live;
 use super::port::Backend;
 use super::problem::{Ask, Kind, Problem};
 use crate::observe::metrics::Metrics;
+use crate::serve::control::Control;
 
 pub const TIMEOUT_HEADER: &str = "X-Holdfast-Timeout-Ms";
 /// Bounds of a deadline a client may ask for.
@@ -29,6 +31,10 @@ const GRACE: Duration = Duration::from_millis(250);
 /// Shared by all workers of the server.
 pub struct App {
     pub config: HttpConfig,
+    /// Of the configuration, what may change while the server runs.
+    pub live: Live,
+    /// Set once the node has one; see [`super::HttpServer::set_control`].
+    pub control: OnceLock<Arc<Control>>,
     pub backend: Arc<dyn Backend>,
     pub metrics: Metrics,
     /// The server is on its way out.
@@ -69,7 +75,7 @@ impl FromRequest for Context {
             .clone();
         let principal = request.extensions().get::<Principal>().copied();
         let principal = principal.expect("every route that takes a Context lies behind `auth`");
-        ready(deadline(request, app.config.deadline).map(|deadline| Self {
+        ready(deadline(request, app.live.deadline()).map(|deadline| Self {
             app,
             tenant: principal.tenant,
             until: Instant::now() + deadline,

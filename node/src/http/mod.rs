@@ -13,6 +13,8 @@ mod cursor;
 mod devices;
 mod etag;
 mod filter;
+mod live;
+mod node;
 pub mod openapi;
 pub mod port;
 mod probes;

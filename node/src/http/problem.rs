@@ -70,6 +70,7 @@ kinds! {
     Conflict = 409 "conflict" "The device's state does not allow this";
     PreconditionFailed = 412 "precondition-failed" "The condition does not hold";
     TooLarge = 413 "too-large" "The document is too large";
+    ConfigRefused = 422 "config-refused" "The configuration is refused";
     UnsupportedMediaType = 415 "unsupported-media-type" "The content type is not supported here";
     /// Nothing was committed.
     Overloaded = 429 "overloaded" "Too much is waiting already";

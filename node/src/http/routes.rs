@@ -5,7 +5,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{web, HttpRequest, HttpResponse};
 
 use super::problem::{Kind, Problem};
-use super::{auth, cluster, devices, probes, telemetry, twin};
+use super::{auth, cluster, devices, node, probes, telemetry, twin};
 
 macro_rules! resources {
     ($list:ident, $register:ident, $prefix:literal, $( $path:literal { $($method:ident => $handler:path),* $(,)? } )*) => {
@@ -38,6 +38,11 @@ resources! { API, api, "/api",
     "/v1/cluster/shards/{id}/digest" { get => cluster::digest }
     "/v1/cluster/nodes/{id}/drain" { post => cluster::drain }
     "/v1/cluster/nodes/{id}/undrain" { post => cluster::undrain }
+    "/v1/node" { get => node::get }
+    "/v1/node/config" { get => node::config }
+    "/v1/node/reload" { post => node::reload }
+    "/v1/node/log" { get => node::log, put => node::put_log, delete => node::reset_log }
+    "/v1/node/log/lines" { get => node::lines }
 }
 
 resources! { OPEN, open, "",

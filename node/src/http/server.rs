@@ -12,9 +12,11 @@ use actix_web::{web, App as WebApp, HttpServer as WebServer};
 
 use super::config::HttpConfig;
 use super::context::App;
+use super::live::Live;
 use super::port::Backend;
 use super::{around, routes};
 use crate::observe::metrics::Metrics;
+use crate::serve::control::Control;
 
 /// How often histograms are folded, so that they do not grow while nobody reads `/metrics`.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -37,6 +39,8 @@ pub fn serve(config: HttpConfig, backend: Arc<dyn Backend>, metrics: Metrics) ->
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
     let upkeep = tokio::spawn(keep_up(metrics.clone())).abort_handle();
     let app = web::Data::new(App {
+        live: Live::new(&config),
+        control: std::sync::OnceLock::new(),
         config: config.clone(),
         backend,
         metrics,
@@ -95,6 +99,17 @@ impl HttpServer {
     /// Where it listens, with the port that was chosen.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Serves `/api/v1/node` from now on, and follows reloads.
+    pub fn set_control(&self, control: Arc<Control>) {
+        // Called once; a second one would be of the same process.
+        let _ = self.app.control.set(control);
+    }
+
+    /// Takes token, body size and deadline of `config`; everything else was fixed at the start.
+    pub fn reconfigure(&self, config: &HttpConfig) {
+        self.app.live.set(config);
     }
 
     /// Makes `/readyz` fail from now on, while requests are still served.

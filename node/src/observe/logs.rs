@@ -6,9 +6,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use tracing_subscriber::fmt::writer::MakeWriterExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{fmt, reload, EnvFilter, Layer as _, Registry};
+
+use super::recent::RecentLines;
 
 /// What is logged when nothing else was asked for.
 pub const FILTER_DEFAULT: &str = "info,openraft=error";
@@ -62,13 +65,19 @@ pub enum LogError {
     Twice,
 }
 
-/// Changes the filter of a running program.
+/// Changes the filter of a running program, and shows what it logged last.
 #[derive(Clone)]
 pub struct LogHandle {
     filter: reload::Handle<EnvFilter, Registry>,
+    recent: RecentLines,
 }
 
 impl LogHandle {
+    /// The last lines, up to `bytes_max` bytes of them.
+    pub fn recent(&self, bytes_max: usize) -> String {
+        self.recent.text(bytes_max)
+    }
+
     /// # Errors
     /// `Filter` when it cannot be read; the old one stays.
     pub fn set_filter(&self, filter: &str) -> Result<(), LogError> {
@@ -94,16 +103,20 @@ pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
         Some(file) => fmt::writer::BoxMakeWriter::new(Mutex::new(file)),
         None => fmt::writer::BoxMakeWriter::new(io::stderr),
     };
+    let recent = RecentLines::default();
+    let writer = writer.and(recent.clone());
     let lines = match config.format {
         LogFormat::Text => fmt::layer().with_ansi(colours).with_writer(writer).boxed(),
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(writer).boxed(),
     };
     let subscriber = tracing_subscriber::registry().with(filter).with(lines);
     subscriber.try_init().map_err(|_| LogError::Twice)?;
-    Ok(LogHandle { filter: handle })
+    Ok(LogHandle { filter: handle, recent })
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+/// # Errors
+/// `Filter`, with the reason.
+pub fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::try_new(filter).map_err(|e| LogError::Filter {
         filter: filter.to_owned(),
         reason: e.to_string(),
@@ -161,6 +174,7 @@ mod tests {
         assert_eq!(lines.len(), 1, "{text}");
         assert_eq!((&lines[0]["message"], &lines[0]["shard"]), (&"seen".into(), &3.into()));
         assert_eq!(lines[0]["span"]["trace_id"], "abc");
+        assert_eq!(handle.recent(usize::MAX), text);
         assert!(matches!(init(&config), Err(LogError::Twice)));
     }
 }

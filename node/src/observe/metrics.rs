@@ -99,6 +99,10 @@ metrics_table! {
         "HTTP requests answered.";
     HTTP_REQUEST_SECONDS Histogram "holdfast_http_request_seconds" ["route"] "seconds"
         "Time from the head of an HTTP request to its answer.";
+    CONFIG_RELOADS Counter "holdfast_config_reloads_total" ["result"] "reloads"
+        "Reloads of the configuration: taken, or refused as a whole.";
+    CONFIG_RESTART_KEYS Gauge "holdfast_config_restart_keys" [] "keys"
+        "Keys of the configuration file whose change waits for a restart, as of the last reload.";
     PROCESS_RESIDENT_MEMORY Gauge "process_resident_memory_bytes" [] "bytes"
         "Resident memory of the process.";
     PROCESS_CPU Counter "process_cpu_seconds_total" [] "seconds"

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use actors::shell::LivePolicy;
+
 use super::ServeError;
 use crate::config::NodeConfig;
 use crate::gateway::{GatewayConfig, Limits, OpenOnLoopback, Registry};
 use crate::http::{HttpConfig, Token};
 
-pub fn gateway_config(config: &NodeConfig, registry: Arc<Registry>) -> GatewayConfig {
+pub fn gateway_config(config: &NodeConfig, policy: LivePolicy, registry: Arc<Registry>) -> GatewayConfig {
     let limits = &config.limits;
     GatewayConfig {
         listen: config.listen.mqtt,
@@ -19,7 +21,7 @@ pub fn gateway_config(config: &NodeConfig, registry: Arc<Registry>) -> GatewayCo
             node_in_flight_bytes_max: limits.inflight_bytes_max,
             ..Limits::default()
         },
-        policy: config.policy(),
+        policy,
         // The only mode there is, and `config` refuses other than loopback addresses in it.
         authenticator: Arc::new(OpenOnLoopback),
         registry,

@@ -5,9 +5,12 @@
 //! [`ServeError`] to them.
 
 mod clock;
+pub mod control;
 mod edges;
+pub mod facts;
 pub mod lock;
 mod machine;
+mod notify;
 mod reload;
 mod run;
 pub mod signals;

@@ -2,14 +2,17 @@
 
 use std::future::Future;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actors::device::Policy;
 use cluster::Cluster;
 use tracing::{error, info, warn};
 
 use super::clock::SystemClock;
-use super::{edges, machine, reload, signals, ServeError};
+use super::control::Control;
+use super::{edges, machine, notify, reload, signals, ServeError};
 use crate::config::NodeConfig;
 use crate::gateway::{Gateway, Registry};
 use crate::http::HttpServer;
@@ -60,13 +63,14 @@ fn run_logged(config: NodeConfig, log: logs::LogHandle, events: Events) -> Resul
         Ok(files) => warn_about_files(files, &config),
         Err(error) => warn!(%error, "the limit of open files stays as it is"),
     }
+    let control = Control::new(&config, log);
     actix_rt::System::new().block_on(async {
-        reload::follow(config.file.clone(), log);
-        serve(config, metrics, events).await
+        reload::follow(control.clone());
+        serve(config, metrics, &control, events).await
     })
 }
 
-async fn serve(config: NodeConfig, metrics: Metrics, events: Events) -> Result<(), ServeError> {
+async fn serve(config: NodeConfig, metrics: Metrics, control: &Arc<Control>, events: Events) -> Result<(), ServeError> {
     let mut stop = std::pin::pin!(signals::stop_requested());
     let registry = Registry::new();
     let clock = Arc::new(SystemClock::new());
@@ -78,19 +82,25 @@ async fn serve(config: NodeConfig, metrics: Metrics, events: Events) -> Result<(
     cluster.set_trace_source(Arc::new(|| {
         crate::observe::trace::current().map(|t| t.to_traceparent())
     }));
-    watch_memory(cluster.clone(), config.limits.memory_bytes_max);
+    // Set once, by this one call.
+    let _ = control.cluster.set(cluster.clone());
+    watch_memory(cluster.clone(), control);
     let (gateway, http) = match edges(&config, &cluster, registry, metrics) {
-        Ok(edges) => edges,
+        Ok((gateway, http)) => (Arc::new(gateway), Arc::new(http)),
         Err(error) => {
             cluster.shutdown(config.node.stop_deadline).await;
             return Err(error);
         }
     };
+    take_over(control, &cluster, &gateway, &http);
     announce(&config);
+    notify::ready();
+    actix_rt::spawn(say_when_serving(cluster.clone()));
     tokio::select! {
         () = stopped(stop, &cluster, &config, events) => {}
         reason = cluster.fatal() => return Err(ServeError::Fatal(reason)),
     }
+    notify::stopping();
     let deadline = config.node.stop_deadline;
     info!(?deadline, "stopping; a second signal ends at once");
     tokio::select! {
@@ -106,10 +116,14 @@ async fn serve(config: NodeConfig, metrics: Metrics, events: Events) -> Result<(
 }
 
 /// Looks at the resident memory once a second, for as long as the node runs.
-fn watch_memory(cluster: Cluster, bytes_max: u64) {
+fn watch_memory(cluster: Cluster, control: &Control) {
+    let bound = Arc::new(AtomicU64::new(u64::MAX));
+    let taken = bound.clone();
+    control.on_reload(move |config| taken.store(config.limits.memory_bytes_max, Ordering::Relaxed));
     actix_rt::spawn(async move {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
+            let bytes_max = bound.load(Ordering::Relaxed);
             cluster.set_memory_pressure(crate::observe::process::read().resident_bytes > bytes_max);
         }
     });
@@ -140,12 +154,35 @@ fn edges(
     metrics: Metrics,
 ) -> Result<(Gateway, HttpServer), ServeError> {
     let listen = |what, addr| move |source| ServeError::Listen { what, addr, source };
-    let mqtt = edges::gateway_config(config, registry);
+    let mqtt = edges::gateway_config(config, cluster.policy(), registry);
     let gateway = Gateway::start(mqtt, Arc::new(cluster.clone()), cluster.arbiters())
         .map_err(listen("MQTT", config.listen.mqtt))?;
     let http = crate::http::serve(edges::http_config(config)?, Arc::new(cluster.clone()), metrics)
         .map_err(listen("HTTP", config.listen.http))?;
     Ok((gateway, http))
+}
+
+/// What each part takes from a configuration that is read again; see `config::settings::RELOADABLE`.
+fn take_over(control: &Arc<Control>, cluster: &Cluster, gateway: &Arc<Gateway>, http: &Arc<HttpServer>) {
+    let policy = cluster.policy();
+    let start = control.start().policy();
+    control.on_reload(move |config| {
+        policy.set(Policy {
+            // Announced to sessions that are open, so it stays until a restart.
+            packet_ids_max: start.packet_ids_max,
+            ..config.policy()
+        });
+    });
+    let mqtt = gateway.clone();
+    control.on_reload(move |config| {
+        mqtt.set_bounds(config.limits.connections_max, config.limits.inflight_bytes_max);
+    });
+    let server = http.clone();
+    control.on_reload(move |config| match edges::http_config(config) {
+        Ok(config) => server.reconfigure(&config),
+        Err(error) => warn!(%error, "the HTTP server goes on with its former settings"),
+    });
+    http.set_control(control.clone());
 }
 
 /// From the outside in: whoever was let in is answered before the shards go. The doors get the
@@ -161,6 +198,15 @@ async fn end(cluster: &Cluster, gateway: &Gateway, http: &HttpServer, deadline: 
     cluster.shutdown(until.saturating_duration_since(Instant::now())).await;
 }
 
+/// An empty disk that must be confirmed, or too few nodes: between listening and serving a lot may
+/// happen, so that it is not called the same.
+async fn say_when_serving(cluster: Cluster) {
+    while !cluster.wait_ready(SERVING_DEADLINE).await {
+        info!("waiting until every shard has a leader");
+    }
+    info!("serving");
+}
+
 fn announce(config: &NodeConfig) {
     info!(
         node = config.node.id,
@@ -168,7 +214,7 @@ fn announce(config: &NodeConfig) {
         mqtt = %config.listen.mqtt,
         http = %config.listen.http,
         peer = %config.listen.peer,
-        "serving"
+        "listening"
     );
     warn!("development mode: devices connect without credentials; only this machine can reach them");
 }

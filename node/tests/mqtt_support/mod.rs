@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::device::Policy;
+use actors::shell::LivePolicy;
 use bytes::BytesMut;
 use node::gateway::{Gateway, GatewayConfig, Limits, OpenOnLoopback, Registry};
 use rmqtt_codec::types::{Publish, QoS};
@@ -37,7 +37,7 @@ pub fn with_gateway<F: Future<Output = ()>>(limits: Limits, test: impl FnOnce(Be
         let config = GatewayConfig {
             listen: ([127, 0, 0, 1], 0).into(),
             limits,
-            policy: Policy::default(),
+            policy: LivePolicy::default(),
             authenticator: Arc::new(OpenOnLoopback),
             registry,
         };

@@ -17,7 +17,7 @@ use super::entries::{self, Overlay};
 use super::queue::Queue;
 use super::wal::{self, Mark};
 use super::writer::{Fatal, Writer};
-use super::{base_options, io_error, log_keys, open_error, refuse_headless, BlockCache};
+use super::{base_options, io_error, log_keys, open_error, properties, refuse_headless, BlockCache};
 use crate::storage::extent::Extent;
 use crate::storage::fault::DiskFaults;
 use crate::storage::{sealed, Durable, LogCounters, LogOp, LogRecord, LogStore, StorageOpenError};
@@ -150,6 +150,10 @@ impl LogStore for RocksLog {
 
     fn counters(&self) -> LogCounters {
         self.queue.lock().counters
+    }
+
+    fn properties(&self) -> Vec<(&'static str, String)> {
+        properties::of(&self.db)
     }
 
     fn close(&self) {

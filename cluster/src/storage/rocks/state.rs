@@ -15,7 +15,7 @@ use rocksdb::{
 };
 use self_cell::self_cell;
 
-use super::{base_options, io_error, open_error, refuse_headless, BlockCache};
+use super::{base_options, io_error, open_error, properties, refuse_headless, BlockCache};
 use crate::storage::fault::DiskFaults;
 use crate::storage::{sealed, StateBatch, StateOp, StateStore, StateView, StorageOpenError};
 
@@ -107,6 +107,10 @@ impl StateStore for RocksState {
     fn unflushed_bytes(&self) -> u64 {
         let used = self.db.property_int_value("rocksdb.cur-size-all-mem-tables");
         used.ok().flatten().unwrap_or(0)
+    }
+
+    fn properties(&self) -> Vec<(&'static str, String)> {
+        properties::of(&self.db)
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use reqwest::Method;
 use serde_json::json;
 
 use super::directory::Directory;
-use super::{view, NodeArg};
+use super::view;
 use crate::cli::api::{Client, Request};
+use crate::cli::device::{self, Target};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::{self, Output, Progress};
 
@@ -15,14 +17,48 @@ use crate::cli::output::{self, Output, Progress};
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
-pub async fn drain(args: NodeArg, output: Output) -> Result<(), Failure> {
-    let directory = Directory::open(&args.dir.dir)?;
-    directory.node(args.id)?;
-    ask(&directory, args.id, "drain").await?;
+#[derive(Args, Clone, Debug)]
+pub struct DrainArgs {
+    /// The node's id, from 1
+    #[arg(value_name = "ID")]
+    pub id: u64,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct UndrainArgs {
+    #[command(flatten)]
+    pub node: DrainArgs,
+    /// Try again for so long while nobody can do it, such as 30s or 5m
+    #[arg(long, value_name = "TIME", value_parser = crate::config::duration::parse)]
+    pub wait: Option<Duration>,
+}
+
+impl DrainArgs {
+    /// One client per node, so that each can be asked for its own view; by URL the one there.
+    fn clients(&self) -> Result<Vec<Client>, Failure> {
+        if self.target.url.is_some() {
+            return Ok(vec![device::client(&self.target)?]);
+        }
+        let directory = Directory::open(&self.target.dir)?;
+        directory.node(self.id)?;
+        directory
+            .file
+            .nodes
+            .iter()
+            .map(|node| view::client(&directory, node))
+            .collect()
+    }
+}
+
+pub async fn drain(args: DrainArgs, output: Output) -> Result<(), Failure> {
+    let clients = args.clients()?;
+    ask(&args, "drain").await?;
     let mut progress = Progress::new();
     let deadline = Instant::now() + DRAIN_DEADLINE;
     loop {
-        let leads = leads(&directory, args.id).await?;
+        let leads = leads(&clients, args.id).await;
         if leads == Some(0) {
             break;
         }
@@ -54,13 +90,20 @@ pub async fn drain(args: NodeArg, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-pub async fn undrain(args: NodeArg, output: Output) -> Result<(), Failure> {
-    let directory = Directory::open(&args.dir.dir)?;
-    directory.node(args.id)?;
-    ask(&directory, args.id, "undrain").await?;
+pub async fn undrain(args: UndrainArgs, output: Output) -> Result<(), Failure> {
+    let until = Instant::now() + args.wait.unwrap_or_default();
+    loop {
+        match ask(&args.node, "undrain").await {
+            Ok(()) => break,
+            Err(failure) if failure.exit == Exit::Unavailable && Instant::now() < until => {
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
     say(
         output,
-        args.id,
+        args.node.id,
         "up",
         "takes connections again; leaderships come back by themselves",
     );
@@ -74,25 +117,24 @@ fn say(output: Output, id: u64, state: &str, text: &str) {
     }
 }
 
-async fn ask(directory: &Directory, id: u64, verb: &str) -> Result<(), Failure> {
-    let path = format!("/api/v1/cluster/nodes/{id}/{verb}");
+/// Any node will do.
+async fn ask(args: &DrainArgs, verb: &str) -> Result<(), Failure> {
+    if args.target.url.is_none() {
+        Directory::open(&args.target.dir)?.node(args.id)?;
+    }
+    let path = format!("/api/v1/cluster/nodes/{}/{verb}", args.id);
     let request = Request {
         path: &path,
         ..Request::default()
     };
-    client(directory)?.send(Method::POST, request).await.map(|_| ())
-}
-
-/// Any node will do.
-fn client(directory: &Directory) -> Result<Client, Failure> {
-    let bases = directory.file.nodes.iter().map(|node| format!("http://{}", node.http));
-    Client::new(bases.collect(), &directory.file.token)
+    let client = device::client(&args.target)?;
+    client.send(Method::POST, request).await.map(|_| ())
 }
 
 /// How many groups the node leads, the catalog included; `None` when nobody answers. The most
 /// that any node says: one may not have heard of a new leader yet.
-async fn leads(directory: &Directory, id: u64) -> Result<Option<usize>, Failure> {
-    let views = view::ask_all(directory).await?;
+async fn leads(clients: &[Client], id: u64) -> Option<usize> {
+    let views = futures::future::join_all(clients.iter().map(view::ask)).await;
     let count = |view: &view::View| {
         view.shards
             .iter()
@@ -100,5 +142,5 @@ async fn leads(directory: &Directory, id: u64) -> Result<Option<usize>, Failure>
             .filter(|shard| shard.leader == Some(id))
             .count()
     };
-    Ok(views.iter().flatten().map(count).max())
+    views.iter().flatten().map(count).max()
 }

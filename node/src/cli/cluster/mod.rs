@@ -3,6 +3,7 @@
 mod directory;
 mod drain;
 mod process;
+mod reload;
 mod status;
 mod stop;
 mod up;
@@ -12,7 +13,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-pub use directory::{ClusterFile, Directory, DirectoryLock, NodeEntry, Plan, DEFAULT_BASE_PORT, PORTS_PER_NODE};
+pub use directory::{
+    make_directory, ClusterFile, Directory, DirectoryLock, NodeEntry, Plan, DEFAULT_BASE_PORT, PORTS_PER_NODE,
+};
 pub use process::{check_ports, look, running, Running};
 #[cfg(test)]
 pub use view::{led_shards, View};
@@ -53,12 +56,25 @@ pub enum ClusterCommand {
     Status(DownArgs),
     /// Move everything a node leads to the others, then close its connections gently
     #[command(
-        after_help = "Example:\n  holdfast cluster drain 2 --dir /tmp/hf && holdfast cluster stop 2 --dir /tmp/hf"
+        after_help = "Example:\n  holdfast cluster drain 2 --dir /tmp/hf && holdfast cluster stop 2 --dir /tmp/hf",
+        after_long_help = "Examples:\n  holdfast cluster drain 2 --dir /tmp/hf && holdfast cluster stop 2 --dir /tmp/hf\n  holdfast cluster drain 2 --url http://127.0.0.1:8080 --token \"$TOKEN\"     asks any node\n\nReturns once the node leads nothing any more, at most after 60 s. A drain outlives a restart of\nthe node; end it with `undrain`.\n\nExit codes: 0 drained; 69 nobody answers, or no other replica can take over yet."
     )]
-    Drain(NodeArg),
+    Drain(drain::DrainArgs),
     /// Let a drained node lead and take connections again
-    #[command(after_help = "Example:\n  holdfast cluster undrain 2 --dir /tmp/hf")]
-    Undrain(NodeArg),
+    #[command(
+        after_help = "Example:\n  holdfast cluster undrain 2 --dir /tmp/hf",
+        after_long_help = "Examples:\n  holdfast cluster undrain 2 --dir /tmp/hf\n  holdfast cluster undrain 2 --url http://127.0.0.1:8080 --token \"$TOKEN\" --wait 5m\n\nLeaderships come back by themselves. Repeating it changes nothing.\n\nExit codes: 0 no longer marked; 69 nobody answers, or the catalog has no leader."
+    )]
+    Undrain(drain::UndrainArgs),
+    /// Let running nodes read their configuration again, as SIGHUP does, and say what came of it
+    ///
+    /// A file with a mistake is refused as a whole and changes nothing. What can change while a
+    /// node runs is in force at once; what needs a restart is named. No connection is dropped.
+    #[command(
+        after_help = "Example:\n  holdfast cluster reload --dir /tmp/hf",
+        after_long_help = "Examples:\n  holdfast cluster reload --dir /tmp/hf\n  holdfast cluster reload --dir /tmp/hf --node 2\n  holdfast cluster reload --url http://127.0.0.1:8080 --token \"$TOKEN\"\n\n`holdfast config check FILE --show-effective` says which keys can be reloaded.\n\nExit codes: 0 taken; 65 a file is refused; 69 a node does not answer."
+    )]
+    Reload(crate::cli::nodes::Reach),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -87,5 +103,6 @@ pub async fn run(command: ClusterCommand, output: Output) -> Result<(), Failure>
         ClusterCommand::Status(args) => status::status(&args.dir.dir, output).await,
         ClusterCommand::Drain(args) => drain::drain(args, output).await,
         ClusterCommand::Undrain(args) => drain::undrain(args, output).await,
+        ClusterCommand::Reload(reach) => reload::reload(reach, output).await,
     }
 }

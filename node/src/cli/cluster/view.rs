@@ -86,11 +86,13 @@ pub async fn ask_all(directory: &Directory) -> Result<Vec<Option<View>>, Failure
         .map(|node| client(directory, node))
         .collect();
     let clients = clients?;
-    let asked = clients.iter().map(|client| async {
-        let answer = client.get("/api/v1/cluster").await.ok()?;
-        serde_json::from_value(answer.body).ok()
-    });
-    Ok(futures::future::join_all(asked).await)
+    Ok(futures::future::join_all(clients.iter().map(ask)).await)
+}
+
+/// `None` when it does not answer.
+pub async fn ask(client: &Client) -> Option<View> {
+    let answer = client.get("/api/v1/cluster").await.ok()?;
+    serde_json::from_value(answer.body).ok()
 }
 
 pub fn led_shards(view: &View) -> usize {

@@ -76,8 +76,11 @@ async fn probes_metrics_and_description_are_open_on_loopback() {
 async fn probes_metrics_and_description_need_the_token_from_other_machines() {
     use actix_web::test::{call_service, init_service, TestRequest};
     let (metrics, _) = Metrics::detached().unwrap();
+    let config = HttpConfig::new("127.0.0.1:0".parse().unwrap(), Token::new(TOKEN).unwrap());
     let app = App {
-        config: HttpConfig::new("127.0.0.1:0".parse().unwrap(), Token::new(TOKEN).unwrap()),
+        live: crate::http::live::Live::new(&config),
+        control: std::sync::OnceLock::new(),
+        config,
         backend: std::sync::Arc::new(super::fake::Fake::default()),
         metrics,
         stopping: false.into(),
