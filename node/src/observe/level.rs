@@ -87,7 +87,8 @@ impl LogLevel {
                 reason: format!("must have 1 to {FILTER_BYTES_MAX} bytes"),
             });
         }
-        // Said under the old filter and the new one: a quieter one would hide it.
+        logs::parse(filter)?;
+        // Before it does: a quieter filter would hide this line.
         info!(filter, ?lasts, "log filter changes");
         let change = {
             let mut state = self.state();

@@ -2,6 +2,7 @@
 //!
 //! Everything here sees the product from outside: processes, sockets, files, text.
 
+pub mod deploy;
 pub mod dev;
 pub mod http;
 pub mod python;
