@@ -16,7 +16,7 @@ use actors::device::{
 };
 use actors::id::{DeviceId, DeviceKey, Gateway, TenantId};
 use actors::ports::{Journal, Reply, ReplyTo, Store, Submission, Ticket};
-use actors::shell::{on_this_local_set, HostLimits, HostParts, Rules, ShardHost};
+use actors::shell::{on_this_local_set, HostLimits, HostParts, LivePolicy, Rules, ShardHost};
 use actors::time::{Clock, Timestamp};
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -121,7 +121,7 @@ async fn measure(devices: u64) -> io::Result<()> {
 impl Bench {
     fn new(devices: u64) -> Self {
         let host = ShardHost::new(HostParts {
-            rules: Rc::new(Rules::new(Policy::default(), Arc::new(Still))),
+            rules: Rc::new(Rules::new(LivePolicy::default(), Arc::new(Still))),
             journal: Rc::new(Settled(Cell::new(0))),
             store: Rc::new(Connected(connected())),
             spawn: on_this_local_set(),
