@@ -144,6 +144,8 @@ build_rocksdb() {
     env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC cargo build --release --locked -p librocksdb-sys --target-dir "$build"
     # Renamed into place: an interrupted copy is never taken for the archive.
     cp "$build"/release/build/librocksdb-sys-*/out/librocksdb.a "$library/librocksdb.a.new"
+    # Line tables make it thirty times as large, and every link reads all of it.
+    strip --strip-debug "$library/librocksdb.a.new"
     mv "$library/librocksdb.a.new" "$library/librocksdb.a"
     rm -rf "$build"
   fi
