@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An organisation; the first component of every key. The catalog maps names to numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -17,9 +18,25 @@ impl TenantId {
 /// Longest device id, in bytes (all allowed characters are ASCII).
 pub const DEVICE_ID_LEN_MAX: usize = 128;
 
+/// Which bytes a device id may hold.
+const ALLOWED: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 128u8 {
+        allowed[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._:=@,;!()'$*%";
+    let mut i = 0;
+    while i < others.len() {
+        allowed[others[i] as usize] = true;
+        i += 1;
+    }
+    allowed
+};
+
 /// A device's name: 1–128 characters of `A–Z a–z 0–9 - . _ : = @ , ; ! ( ) ' $ * %`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(Arc<str>);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,11 +59,12 @@ impl DeviceId {
         if text.len() > DEVICE_ID_LEN_MAX {
             return Err(BadDeviceId::TooLong(text.len()));
         }
-        let allowed = |c: &char| c.is_ascii_alphanumeric() || "-._:=@,;!()'$*%".contains(*c);
-        match text.chars().find(|c| !allowed(c)) {
-            Some(c) => Err(BadDeviceId::Character(c)),
-            None => Ok(Self(text.into())),
+        if text.bytes().all(|byte| ALLOWED[usize::from(byte)]) {
+            return Ok(Self(text.into()));
         }
+        let allowed = |c: &char| c.is_ascii() && ALLOWED[*c as usize];
+        let bad = text.chars().find(|c| !allowed(c)).expect("a byte was not allowed");
+        Err(BadDeviceId::Character(bad))
     }
 
     pub fn as_str(&self) -> &str {
@@ -54,16 +72,30 @@ impl DeviceId {
     }
 }
 
-impl TryFrom<String> for DeviceId {
-    type Error = BadDeviceId;
-    fn try_from(text: String) -> Result<Self, BadDeviceId> {
-        Self::parse(&text)
+/// As a string. By hand, because it is done for every message and a `String` in between costs.
+impl Serialize for DeviceId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 
-impl From<DeviceId> for String {
-    fn from(id: DeviceId) -> String {
-        id.0.as_ref().to_owned()
+impl<'de> Deserialize<'de> for DeviceId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(ParsesId)
+    }
+}
+
+struct ParsesId;
+
+impl Visitor<'_> for ParsesId {
+    type Value = DeviceId;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a device id")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<DeviceId, E> {
+        DeviceId::parse(text).map_err(E::custom)
     }
 }
 

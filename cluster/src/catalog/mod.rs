@@ -154,7 +154,7 @@ impl Apply for CatalogApply {
         Ok(Applied::default())
     }
 
-    fn written(&mut self) {
+    fn chunk_applied(&mut self) {
         let changed = self.published.borrow().epoch != self.catalog.epoch;
         if changed {
             self.published.send_replace(Arc::new(self.catalog.clone()));
@@ -163,7 +163,7 @@ impl Apply for CatalogApply {
 
     fn replaced(&mut self, _generation: u32) -> io::Result<()> {
         self.catalog = read(&self.shared)?;
-        self.written();
+        self.chunk_applied();
         Ok(())
     }
 }

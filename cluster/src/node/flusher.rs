@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::id::ShardId;
 use actors::shell::house::{PartError, StopSignal};
 
 use super::peers::Peers;
@@ -39,7 +38,8 @@ impl Flusher {
                 () = tokio::time::sleep(TICK) => {}
             }
             waited += TICK;
-            let unflushed = self.state.unflushed_bytes();
+            let held: usize = self.peers.groups().iter().map(|g| g.shared.held_bytes()).sum();
+            let unflushed = self.state.unflushed_bytes().saturating_add(held as u64);
             self.disk.look();
             self.report(unflushed);
             if unflushed >= FLUSH_BYTES || (waited >= self.interval && unflushed > 0) {
@@ -67,7 +67,10 @@ impl Flusher {
     /// Notes what is applied, flushes, and only then lets openraft purge up to the notes.
     async fn flush(&self) -> Result<(), PartError> {
         let groups = self.peers.groups();
-        let notes: BTreeMap<ShardId, _> = groups.iter().map(|g| (g.shard, g.shared.note())).collect();
+        let mut notes = BTreeMap::new();
+        for group in &groups {
+            notes.insert(group.shard, group.shared.note()?);
+        }
         let state = self.state.clone();
         self.background.call(move || state.flush()).await??;
         metrics::counter!("holdfast_state_flushes_total").increment(1);

@@ -152,7 +152,8 @@ impl Replicas {
                 continue;
             }
             let shared = self.shared(shard)?;
-            let group = self.open(shared.clone(), Box::new(ShardApply::new(shared))).await?;
+            let app = Box::new(ShardApply::new(&shared));
+            let group = self.open(shared, app).await?;
             parts.push(self.shard_part(group.clone()));
             groups.push((group, placement.clone()));
         }

@@ -1,14 +1,16 @@
 //! A group's replicated state: what openraft applies, kept in the node's state store.
 //!
-//! Each chunk of entries becomes one atomic write that carries the applied index with it. What an
-//! application payload means is the business of [`Apply`]; barriers and digest markers are ours.
+//! Effects of applied entries are held back in memory and *settled* now and then (docs/adr/0028):
+//! one atomic write that carries the applied index with it. Whoever reads rows settles first. What
+//! an application payload means is the business of [`Apply`]; barriers and digest markers are ours.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use actors::id::ShardId;
+use actors::device::DeviceState;
+use actors::id::{DeviceKey, ShardId};
 use actors::wire::codec;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -23,10 +25,12 @@ use crate::background::Background;
 use crate::storage::keys::{self, KeyRange, Space};
 use crate::storage::{StateBatch, StateOp, StateStore, StateView};
 
-/// Entries in one state write.
+/// Entries applied before others get their turn.
 const CHUNK_ENTRIES_MAX: usize = 256;
-/// Bytes of payload in one state write; at least one entry.
-const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of payload applied before others get their turn; at least one entry.
+const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes held back per group before they are settled.
+const HELD_BYTES_MAX: usize = 1024 * 1024;
 /// Digests remembered per group.
 const DIGESTS_MAX: usize = 8;
 /// Changes of term remembered per group; receipts from before the oldest are `unknown`.
@@ -39,17 +43,50 @@ pub const PAYLOAD_DIGEST: u8 = 2;
 
 /// What a group's payloads do. Total and deterministic: an error means that the disk failed.
 pub trait Apply: Send + Sync + 'static {
-    /// Adds the effect of `payload` (without its first byte) to `rows`.
+    /// Adds the effect of `payload` (without its first byte) to `rows`, or holds it back until
+    /// [`Self::drain`].
     fn apply(&mut self, at: Position, payload: &Bytes, rows: &mut Rows<'_>) -> io::Result<Applied>;
 
-    /// Everything up to here has been written.
-    fn written(&mut self);
+    /// A chunk of entries has been applied.
+    fn chunk_applied(&mut self) {}
 
-    /// The state was replaced by a snapshot; forget what was cached of `generation`'s predecessor.
+    /// About how many bytes are held back.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
+    /// Adds everything held back to `rows`, which are written next.
+    fn drain(&mut self, _rows: &mut Rows<'_>) {}
+
+    /// The applied state of a device, if it is at hand. What is held back is.
+    fn device(&self, _key: &DeviceKey) -> Option<DeviceState> {
+        None
+    }
+
+    /// How the rows of a generation are told to a digest.
+    fn telling(&self) -> Telling {
+        row_by_row
+    }
+
+    /// The state was replaced by a snapshot; forget what was cached or held back of `generation`'s
+    /// predecessor.
     ///
     /// # Errors
     /// The new state cannot be read.
     fn replaced(&mut self, generation: u32) -> io::Result<()>;
+}
+
+/// Tells what the rows of a generation say, in an order and a form that do not depend on how one
+/// replica happened to lay them out. Keys are whole.
+pub type Telling = fn(&dyn StateView, Space, &mut dyn FnMut(&[u8], &[u8])) -> io::Result<()>;
+
+/// Every row as it lies.
+fn row_by_row(view: &dyn StateView, space: Space, tell: &mut dyn FnMut(&[u8], &[u8])) -> io::Result<()> {
+    let KeyRange { from, to } = space.all();
+    view.scan(&from, &to, &mut |key, value| {
+        tell(key, value);
+        true
+    })
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,18 +99,35 @@ pub struct Position {
 pub struct Rows<'a> {
     /// Where the keys of its rows begin.
     pub space: Space,
-    batch: &'a mut StateBatch,
+    held: &'a mut HeldOps,
+}
+
+/// Row changes that are not in the store yet, in order.
+#[derive(Default)]
+struct HeldOps {
+    batch: StateBatch,
+    bytes: usize,
+}
+
+impl HeldOps {
+    fn push(&mut self, op: StateOp, bytes: usize) {
+        self.batch.ops.push(op);
+        self.bytes += bytes;
+    }
 }
 
 impl Rows<'_> {
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.batch.ops.push(StateOp::Put { key, value });
+        let bytes = key.len() + value.len();
+        self.held.push(StateOp::Put { key, value }, bytes);
     }
     pub fn delete(&mut self, key: Vec<u8>) {
-        self.batch.ops.push(StateOp::Delete { key });
+        let bytes = key.len();
+        self.held.push(StateOp::Delete { key }, bytes);
     }
     pub fn delete_range(&mut self, KeyRange { from, to }: KeyRange) {
-        self.batch.ops.push(StateOp::DeleteRange { from, to });
+        let bytes = from.len() + to.len();
+        self.held.push(StateOp::DeleteRange { from, to }, bytes);
     }
 }
 
@@ -88,6 +142,14 @@ pub struct GroupMeta {
 }
 
 impl GroupMeta {
+    /// Whether `newer` differs in its applied index at most.
+    fn only_advanced(&self, newer: &Self) -> bool {
+        self.generation == newer.generation
+            && self.terms.len() == newer.terms.len()
+            && self.terms.last() == newer.terms.last()
+            && self.membership.log_id() == newer.membership.log_id()
+    }
+
     fn advance(&mut self, id: LogId) {
         let term = term_of(&id);
         if self.terms.last().is_none_or(|(last, _)| *last < term) {
@@ -116,7 +178,7 @@ impl GroupMeta {
     }
 }
 
-/// What the rest of the node may know of a replica; updated after each write.
+/// What the rest of the node may know of a replica; updated after each chunk of entries.
 pub struct GroupShared {
     pub shard: ShardId,
     pub store: Arc<dyn StateStore>,
@@ -124,6 +186,8 @@ pub struct GroupShared {
     /// Hashes shards; apart, so that it delays no flush.
     pub hashing: Arc<Background>,
     meta: Mutex<GroupMeta>,
+    /// The running state machine; gone once the group has stopped.
+    core: Mutex<Weak<Mutex<Core>>>,
     durable: Mutex<Option<(LogId, StoredMembership)>>,
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
     sessions: AtomicU64,
@@ -160,6 +224,7 @@ impl GroupShared {
             background,
             hashing,
             meta: Mutex::new(meta),
+            core: Mutex::default(),
             durable: Mutex::new(durable),
             digests: Arc::default(),
             sessions: AtomicU64::new(0),
@@ -211,16 +276,45 @@ impl GroupShared {
         }
     }
 
-    /// A view of the store, and where the rows that count begin in it.
-    pub fn pinned(&self) -> (Space, Box<dyn StateView>) {
+    /// A view of everything applied, and where the rows that count begin in it.
+    ///
+    /// # Errors
+    /// The disk is full or failed.
+    pub fn pinned(&self) -> io::Result<(Space, Box<dyn StateView>)> {
         loop {
             let before = self.space();
+            self.settle()?;
             let view = self.store.view();
             // A snapshot may have been installed in between.
             if self.space() == before {
-                return (before, view);
+                return Ok((before, view));
             }
         }
+    }
+
+    fn core(&self) -> Option<Arc<Mutex<Core>>> {
+        self.core.lock().expect("no holder of this lock panics").upgrade()
+    }
+
+    /// Writes what is held back, so that the store says everything that is applied.
+    ///
+    /// # Errors
+    /// The disk is full or failed; nothing was written.
+    pub fn settle(&self) -> io::Result<()> {
+        match self.core() {
+            Some(core) => lock(&core).settle(self),
+            None => Ok(()),
+        }
+    }
+
+    /// The applied state of a device, if it need not be read from the store.
+    pub fn device(&self, key: &DeviceKey) -> Option<DeviceState> {
+        lock(&*self.core()?).app.device(key)
+    }
+
+    /// About how many bytes are held back.
+    pub fn held_bytes(&self) -> usize {
+        self.core().map_or(0, |core| lock(&core).held_bytes())
     }
 
     pub fn with_meta<T>(&self, read: impl FnOnce(&GroupMeta) -> T) -> T {
@@ -228,15 +322,26 @@ impl GroupShared {
     }
 
     fn publish(&self, meta: &GroupMeta) {
-        self.meta
-            .lock()
-            .expect("no holder of this lock panics")
-            .clone_from(meta);
+        let mut known = self.meta.lock().expect("no holder of this lock panics");
+        if known.only_advanced(meta) {
+            known.applied = meta.applied;
+        } else {
+            known.clone_from(meta);
+        }
     }
 
-    /// What a flush that starts now will make durable.
-    pub fn note(&self) -> Option<(LogId, StoredMembership)> {
-        self.with_meta(|meta| meta.applied.map(|id| (id, meta.membership.clone())))
+    /// Settles, and says what a flush that starts now will make durable.
+    ///
+    /// # Errors
+    /// The disk is full or failed.
+    pub fn note(&self) -> io::Result<Option<(LogId, StoredMembership)>> {
+        let noted = |meta: &GroupMeta| meta.applied.map(|id| (id, meta.membership.clone()));
+        let Some(core) = self.core() else {
+            return Ok(self.with_meta(noted));
+        };
+        let mut core = lock(&core);
+        core.settle(self)?;
+        Ok(noted(&core.meta))
     }
 
     /// A flush that started after `note` was taken has ended. Returns whether anything is new.
@@ -261,8 +366,8 @@ impl GroupShared {
             .cloned()
     }
 
-    /// Hashes every row as of now, in the background, and remembers it under `index`.
-    fn start_digest(&self, index: u64, generation: u32) {
+    /// Hashes every row in the store, in the background, and remembers it under `index`.
+    fn start_digest(&self, index: u64, generation: u32, telling: Telling) {
         let digests = self.digests.clone();
         {
             let mut known = digests.lock().expect("no holder of this lock panics");
@@ -272,14 +377,13 @@ impl GroupShared {
             }
         }
         let view = self.store.view();
-        let rows = Space {
+        let space = Space {
             shard: self.shard,
             generation,
-        }
-        .all();
+        };
         let failed = self.digests.clone();
         let taken = self.hashing.run(move || {
-            let result = hash_rows(&*view, &rows.from, &rows.to);
+            let result = hash_rows(&*view, space, telling);
             let digest = result.map_or_else(|e| Digest::Failed(e.to_string()), Digest::Done);
             if let Some(slot) = digests.lock().expect("no holder of this lock panics").get_mut(&index) {
                 *slot = digest;
@@ -296,25 +400,93 @@ impl GroupShared {
 }
 
 /// xxh3-128 over every row's key (without shard and generation) and value, in key order.
-fn hash_rows(view: &dyn StateView, from: &[u8], to: &[u8]) -> io::Result<String> {
+fn hash_rows(view: &dyn StateView, space: Space, telling: Telling) -> io::Result<String> {
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
     let prefix = keys::GENERATION_PREFIX_LEN;
-    view.scan(from, to, &mut |key, value| {
+    telling(view, space, &mut |key, value| {
         let key = &key[prefix..];
         hasher.update(&(key.len() as u64).to_le_bytes());
         hasher.update(key);
         hasher.update(&(value.len() as u64).to_le_bytes());
         hasher.update(value);
-        true
     })?;
     Ok(format!("{:032x}", hasher.digest128()))
+}
+
+fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
+    core.lock().expect("no holder of this lock panics")
+}
+
+/// What has been applied, whether it is in the store yet or not.
+struct Core {
+    meta: GroupMeta,
+    /// The applied index that the store holds.
+    settled: Option<LogId>,
+    held: HeldOps,
+    app: Box<dyn Apply>,
+}
+
+impl Core {
+    fn space(&self, shard: ShardId) -> Space {
+        Space {
+            shard,
+            generation: self.meta.generation,
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.held.bytes + self.app.held_bytes()
+    }
+
+    /// One entry; says whether it asks for a digest.
+    fn apply(&mut self, shard: ShardId, id: LogId, payload: &EntryPayload) -> io::Result<(Applied, bool)> {
+        let mut applied = Applied::default();
+        let mut digest = false;
+        match payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Membership(m) => self.meta.membership = StoredMembership::new(Some(id), m.clone()),
+            EntryPayload::Normal(payload) => match payload.0.first() {
+                Some(&PAYLOAD_APP) => {
+                    let mut rows = Rows {
+                        space: self.space(shard),
+                        held: &mut self.held,
+                    };
+                    let at = Position {
+                        term: term_of(&id),
+                        index: id.index,
+                    };
+                    applied = self.app.apply(at, &payload.0.slice(1..), &mut rows)?;
+                }
+                Some(&PAYLOAD_DIGEST) => digest = true,
+                _ => {}
+            },
+        }
+        self.meta.advance(id);
+        Ok((applied, digest))
+    }
+
+    /// Everything held back and the applied index, in one write.
+    fn settle(&mut self, shared: &GroupShared) -> io::Result<()> {
+        if self.settled == self.meta.applied {
+            return Ok(());
+        }
+        let mut rows = Rows {
+            space: self.space(shared.shard),
+            held: &mut self.held,
+        };
+        self.app.drain(&mut rows);
+        rows.put(keys::meta(shared.shard), codec::encode(&self.meta));
+        let HeldOps { batch, .. } = std::mem::take(&mut self.held);
+        shared.store.write(batch)?;
+        self.settled = self.meta.applied;
+        Ok(())
+    }
 }
 
 /// The state machine of every group.
 pub struct GroupMachine {
     shared: Arc<GroupShared>,
-    meta: GroupMeta,
-    app: Box<dyn Apply>,
+    core: Arc<Mutex<Core>>,
     apply_seconds: metrics::Histogram,
 }
 
@@ -322,76 +494,51 @@ impl GroupMachine {
     pub fn new(shared: Arc<GroupShared>, app: Box<dyn Apply>) -> Self {
         let meta = shared.meta();
         let apply_seconds = metrics::histogram!("holdfast_stage_seconds", "stage" => "apply");
+        let core = Arc::new(Mutex::new(Core {
+            settled: meta.applied,
+            meta,
+            held: HeldOps::default(),
+            app,
+        }));
+        *shared.core.lock().expect("no holder of this lock panics") = Arc::downgrade(&core);
         Self {
             shared,
-            meta,
-            app,
+            core,
             apply_seconds,
         }
     }
 
-    /// Applies `entries`, writes once, then answers.
+    /// Applies `entries`, then answers.
     fn apply_chunk(&mut self, entries: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         if entries.is_empty() {
             return Ok(());
         }
         let started = tokio::time::Instant::now();
-        let mut batch = StateBatch::default();
         let mut answers = Vec::with_capacity(entries.len());
-        for (entry, responder) in entries {
-            let id = entry.log_id;
-            let mut applied = Applied::default();
-            let mut digest = false;
-            match &entry.payload {
-                EntryPayload::Blank => {}
-                EntryPayload::Membership(m) => self.meta.membership = StoredMembership::new(Some(id), m.clone()),
-                EntryPayload::Normal(payload) => match payload.0.first() {
-                    Some(&PAYLOAD_APP) => {
-                        let space = Space {
-                            shard: self.shared.shard,
-                            generation: self.meta.generation,
-                        };
-                        let mut rows = Rows {
-                            space,
-                            batch: &mut batch,
-                        };
-                        let at = Position {
-                            term: term_of(&id),
-                            index: id.index,
-                        };
-                        applied = self.app.apply(at, &payload.0.slice(1..), &mut rows)?;
-                    }
-                    Some(&PAYLOAD_DIGEST) => digest = true,
-                    _ => {}
-                },
+        {
+            let mut core = lock(&self.core);
+            for (entry, responder) in entries {
+                let (applied, digest) = core.apply(self.shared.shard, entry.log_id, &entry.payload)?;
+                if let Some(responder) = responder {
+                    answers.push((responder, applied));
+                }
+                if digest {
+                    // The marker's digest is of exactly the state at its index.
+                    core.settle(&self.shared)?;
+                    let (generation, telling) = (core.meta.generation, core.app.telling());
+                    self.shared.start_digest(entry.log_id.index, generation, telling);
+                }
             }
-            self.meta.advance(id);
-            if let Some(responder) = responder {
-                answers.push((responder, applied));
+            core.app.chunk_applied();
+            if core.held_bytes() >= HELD_BYTES_MAX {
+                core.settle(&self.shared)?;
             }
-            if digest {
-                // The marker's digest is of exactly the state at its index.
-                self.write(std::mem::take(&mut batch))?;
-                self.shared.start_digest(id.index, self.meta.generation);
-            }
+            self.shared.publish(&core.meta);
         }
-        self.write(batch)?;
         self.apply_seconds.record(started.elapsed().as_secs_f64());
         for (responder, applied) in answers {
             responder.send(applied);
         }
-        Ok(())
-    }
-
-    fn write(&mut self, mut batch: StateBatch) -> io::Result<()> {
-        let key = keys::meta(self.shared.shard);
-        batch.ops.push(StateOp::Put {
-            key,
-            value: codec::encode(&self.meta),
-        });
-        self.shared.store.write(batch)?;
-        self.shared.publish(&self.meta);
-        self.app.written();
         Ok(())
     }
 }
@@ -401,7 +548,8 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
     type SnapshotBuilder = MetaOnly;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        Ok((self.meta.applied, self.meta.membership.clone()))
+        let core = lock(&self.core);
+        Ok((core.meta.applied, core.meta.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
@@ -441,23 +589,10 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         let SnapshotData::Received { generation, terms } = data else {
             return Err(io::Error::other("only a received snapshot can be installed"));
         };
-        let old = self.meta.generation;
-        if generation <= old {
-            return Err(io::Error::other(
-                "a snapshot was received under a generation that is in use",
-            ));
-        }
-        self.meta = GroupMeta {
-            generation,
-            applied: meta.last_log_id,
-            membership: meta.last_membership.clone(),
-            terms,
-        };
-        self.write(StateBatch::default())?;
+        let old = self.replace(meta, generation, terms)?;
         let store = self.shared.store.clone();
         self.shared.background.call(move || store.flush()).await??;
-        self.shared.set_durable(self.shared.note());
-        self.app.replaced(generation)?;
+        self.shared.set_durable(self.shared.note()?);
         let KeyRange { from, to } = Space {
             shard: self.shared.shard,
             generation: old,
@@ -470,19 +605,52 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
 
     /// A consistent view with *its* index, which may be past the last snapshot that was "built".
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotData>>> {
-        if self.meta.applied.is_none() {
+        let mut core = lock(&self.core);
+        if core.meta.applied.is_none() {
             return Ok(None);
         }
+        core.settle(&self.shared)?;
         let meta = SnapshotMeta {
-            last_log_id: self.meta.applied,
-            last_membership: self.meta.membership.clone(),
+            last_log_id: core.meta.applied,
+            last_membership: core.meta.membership.clone(),
         };
         let snapshot = SnapshotData::View {
             view: self.shared.store.view(),
-            generation: self.meta.generation,
-            terms: self.meta.terms.clone(),
+            generation: core.meta.generation,
+            terms: core.meta.terms.clone(),
         };
         Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot }))
+    }
+}
+
+impl GroupMachine {
+    /// Lets the rows of `generation` count; returns the generation that counted before.
+    fn replace(&self, meta: &SnapshotMeta, generation: u32, terms: Vec<(u64, u64)>) -> io::Result<u32> {
+        let mut core = lock(&self.core);
+        let old = core.meta.generation;
+        if generation <= old {
+            return Err(io::Error::other(
+                "a snapshot was received under a generation that is in use",
+            ));
+        }
+        core.meta = GroupMeta {
+            generation,
+            applied: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+            terms,
+        };
+        // What was held back of the old generation is of no more use.
+        core.held = HeldOps::default();
+        self.shared.store.write(StateBatch {
+            ops: vec![StateOp::Put {
+                key: keys::meta(self.shared.shard),
+                value: codec::encode(&core.meta),
+            }],
+        })?;
+        core.settled = core.meta.applied;
+        self.shared.publish(&core.meta);
+        core.app.replaced(generation)?;
+        Ok(old)
     }
 }
 

@@ -21,7 +21,7 @@ fn background() -> Arc<Background> {
 
 fn open(state: Arc<dyn StateStore>) -> (Arc<GroupShared>, GroupMachine) {
     let shared = Arc::new(GroupShared::open(SHARD, state, background(), background()).unwrap());
-    let machine = GroupMachine::new(shared.clone(), Box::new(ShardApply::new(shared.clone())));
+    let machine = GroupMachine::new(shared.clone(), Box::new(ShardApply::new(&shared)));
     (shared, machine)
 }
 
@@ -124,6 +124,7 @@ fn a_crash_during_an_install_leaves_the_old_state_or_the_new() {
         let tape = state.tape.clone();
         let (shared, mut follower) = open(state.clone());
         fill(&mut follower, 10).await;
+        shared.settle().unwrap();
         state.flush().unwrap();
         let old = fingerprint(&rows_of(&*state, 0));
         let base = tape.marks().iter().filter(|m| matches!(m, Mark::State(_))).count();
@@ -162,7 +163,7 @@ fn a_crash_during_an_install_leaves_the_old_state_or_the_new() {
                 BTreeSet::from([meta.generation]),
                 "{stage:?}"
             );
-            assert_eq!(shared.note().map(|n| n.0.index), Some(expected.0), "{stage:?}");
+            assert_eq!(shared.note().unwrap().map(|n| n.0.index), Some(expected.0), "{stage:?}");
         }
         let all = [
             Stage::Ingesting,
@@ -225,7 +226,7 @@ fn chunks_out_of_turn_are_refused() {
 fn a_snapshot_that_begins_during_an_install_does_not_touch_it() {
     run(async {
         let source = Arc::new(MemoryState::new());
-        let (_, mut leader) = open(source.clone());
+        let (_leading, mut leader) = open(source.clone());
         fill(&mut leader, 100).await;
         let (begin, chunks) = sent(&mut leader).await;
         let state = Arc::new(MemoryState::new());

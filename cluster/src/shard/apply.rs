@@ -1,4 +1,4 @@
-//! Applies a shard's log to its rows, the same way on every replica.
+//! Applies a shard's log to its devices, the same way on every replica.
 
 use std::io;
 use std::sync::Arc;
@@ -8,11 +8,13 @@ use actors::id::DeviceKey;
 use bytes::Bytes;
 
 use super::batch::{self, Item};
-use super::cache::StateCache;
+use super::cache::{Held, StateCache};
+use super::packs::{self, OpenPack};
 use super::rows::{self, Indexed};
-use crate::raft::machine::{Apply, GroupShared, Position, Rows};
+use crate::raft::machine::{Apply, GroupShared, Position, Rows, Telling};
 use crate::raft::types::Applied;
-use crate::storage::keys::{KeyRange, Space};
+use crate::storage::keys::KeyRange;
+use crate::storage::StateStore;
 
 /// Devices whose applied state one shard keeps decoded.
 pub const CACHED_DEVICES_MAX: usize = 8192;
@@ -28,62 +30,64 @@ enum Fit {
 }
 
 pub struct ShardApply {
-    shared: Arc<GroupShared>,
+    store: Arc<dyn StateStore>,
     cache: StateCache,
 }
 
 impl ShardApply {
-    pub fn new(shared: Arc<GroupShared>) -> Self {
+    pub fn new(shared: &GroupShared) -> Self {
         Self {
-            shared,
+            store: shared.store.clone(),
             cache: StateCache::new(CACHED_DEVICES_MAX),
         }
     }
 
-    fn take(&mut self, key: &DeviceKey, space: Space) -> io::Result<DeviceState> {
-        match self.cache.take(key) {
-            Some(state) => Ok(state),
-            None => rows::load(&*self.shared.store, space, key),
-        }
-    }
-
     fn apply_item(&mut self, at: Position, item: &Item, rows: &mut Rows<'_>) -> io::Result<Fit> {
-        let mut state = self.take(&item.key, rows.space)?;
-        if state.quarantined || state.version != item.prev_version {
-            self.cache.put(item.key.clone(), state);
-            metrics::counter!("holdfast_apply_mismatch_total").increment(1);
-            return Ok(Fit::Misfit);
-        }
-        let before = Indexed::of(&state);
-        let mut fit = Fit::Fits;
-        for event in &item.events {
-            let first_seq = state.telemetry.first_seq;
-            if let Err(reason) = apply(&mut state, event, item.at) {
-                // Every replica sees the same event and the same state, and does the same.
-                tracing::error!(device = %item.key, index = at.index, %reason, "device quarantined");
-                metrics::counter!("holdfast_devices_quarantined_total").increment(1);
-                state.quarantined = true;
-                fit = Fit::Torn;
-                break;
-            }
-            project(at, item, event, first_seq, rows);
-        }
-        before.update(&Indexed::of(&state), &item.key, rows);
-        rows.put(rows.space.device(&item.key), rows::encode_core(&mut state));
-        self.cache.put(item.key.clone(), state);
-        Ok(fit)
+        let (store, space) = (&*self.store, rows.space);
+        self.cache.with(
+            &item.key,
+            || rows::load(store, space, &item.key),
+            |held| match change(held, at, item, rows) {
+                Fit::Misfit => (Fit::Misfit, false),
+                fit => (fit, true),
+            },
+        )
     }
 }
 
-/// The rows an event writes besides the device's core row.
-fn project(at: Position, item: &Item, event: &Event, first_seq: u64, rows: &mut Rows<'_>) {
+fn change(held: &mut Held, at: Position, item: &Item, rows: &mut Rows<'_>) -> Fit {
+    if held.state.quarantined || held.state.version != item.prev_version {
+        metrics::counter!("holdfast_apply_mismatch_total").increment(1);
+        return Fit::Misfit;
+    }
+    let before = Indexed::of(&held.state);
+    let mut fit = Fit::Fits;
+    for event in &item.events {
+        let first_seq = held.state.telemetry.first_seq;
+        if let Err(reason) = apply(&mut held.state, event, item.at) {
+            // Every replica sees the same event and the same state, and does the same.
+            tracing::error!(device = %item.key, index = at.index, %reason, "device quarantined");
+            metrics::counter!("holdfast_devices_quarantined_total").increment(1);
+            held.state.quarantined = true;
+            fit = Fit::Torn;
+            break;
+        }
+        project(at, item, event, first_seq, &mut held.pack, rows);
+    }
+    before.update(&Indexed::of(&held.state), &item.key, rows);
+    fit
+}
+
+/// What an event writes besides the device's core row.
+fn project(at: Position, item: &Item, event: &Event, first_seq: u64, pack: &mut OpenPack, rows: &mut Rows<'_>) {
     let (space, key) = (rows.space, &item.key);
     match event {
-        Event::TelemetryRecorded(recorded) => rows.put(
-            space.telemetry(key, recorded.seq),
-            rows::encode_telemetry(item.at, at, recorded.will, &recorded.telemetry),
-        ),
+        Event::TelemetryRecorded(recorded) => {
+            let place = (recorded.seq, item.at, at, recorded.will);
+            pack.push(key, place, &recorded.telemetry, rows);
+        }
         Event::TelemetryTrimmed { before_seq, .. } => {
+            pack.forget_below(*before_seq);
             let from = space.telemetry(key, first_seq);
             rows.delete_range(KeyRange {
                 from,
@@ -94,6 +98,7 @@ fn project(at: Position, item: &Item, event: &Event, first_seq: u64, rows: &mut 
             rows.put(space.twin(key, change.section as u8), change.json.as_bytes().to_vec())
         }
         Event::DeviceDeleted => {
+            *pack = OpenPack::default();
             rows.delete_range(space.telemetry_of(key));
             for section in Section::ALL {
                 rows.delete(space.twin(key, section as u8));
@@ -124,8 +129,20 @@ impl Apply for ShardApply {
         Ok(applied)
     }
 
-    fn written(&mut self) {
-        self.cache.written();
+    fn held_bytes(&self) -> usize {
+        self.cache.held_bytes()
+    }
+
+    fn drain(&mut self, rows: &mut Rows<'_>) {
+        self.cache.drain(rows);
+    }
+
+    fn device(&self, key: &DeviceKey) -> Option<DeviceState> {
+        self.cache.get(key).cloned()
+    }
+
+    fn telling(&self) -> Telling {
+        packs::tell
     }
 
     fn replaced(&mut self, _generation: u32) -> io::Result<()> {

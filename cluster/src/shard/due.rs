@@ -8,9 +8,9 @@ use actors::device::Command;
 use actors::id::DeviceKey;
 use actors::time::Timestamp;
 
-use super::rows;
+use super::{packs, rows};
 use crate::raft::machine::GroupShared;
-use crate::storage::keys::{self, DueKind, KeyRange};
+use crate::storage::keys::{self, DueKind, KeyRange, Space};
 use crate::storage::StateView;
 
 /// Devices looked at per kind and sweep.
@@ -27,31 +27,26 @@ pub fn sweep(
     now: Timestamp,
     telemetry_age_max: Duration,
 ) -> io::Result<Vec<(DeviceKey, Command)>> {
-    let view = shared.store.view();
+    let (space, view) = shared.pinned()?;
     let mut due = Vec::new();
-    for key in due_before(shared, &*view, DueKind::SessionExpiry, now)? {
+    for key in due_before(space, &*view, DueKind::SessionExpiry, now)? {
         due.push((key, Command::ExpireSession));
     }
-    for key in due_before(shared, &*view, DueKind::Will, now)? {
+    for key in due_before(space, &*view, DueKind::Will, now)? {
         due.push((key, Command::PublishWill));
     }
     let age_ms = u64::try_from(telemetry_age_max.as_millis()).unwrap_or(u64::MAX);
     let cutoff = now.minus_millis(age_ms);
-    for key in due_before(shared, &*view, DueKind::Telemetry, cutoff)? {
-        if let Some(command) = trim(shared, &*view, &key, cutoff)? {
+    for key in due_before(space, &*view, DueKind::Telemetry, cutoff)? {
+        if let Some(command) = trim(space, &*view, &key, cutoff)? {
             due.push((key, command));
         }
     }
     Ok(due)
 }
 
-fn due_before(
-    shared: &GroupShared,
-    view: &dyn StateView,
-    kind: DueKind,
-    before: Timestamp,
-) -> io::Result<Vec<DeviceKey>> {
-    let KeyRange { from, to } = shared.space().due_until(kind, before);
+fn due_before(space: Space, view: &dyn StateView, kind: DueKind, before: Timestamp) -> io::Result<Vec<DeviceKey>> {
+    let KeyRange { from, to } = space.due_until(kind, before);
     let mut found = Vec::new();
     view.scan(&from, &to, &mut |row, _| {
         found.extend(keys::parse_due(row).map(|due| due.device));
@@ -61,34 +56,18 @@ fn due_before(
 }
 
 /// How far a device's telemetry is older than `cutoff`.
-fn trim(shared: &GroupShared, view: &dyn StateView, key: &DeviceKey, cutoff: Timestamp) -> io::Result<Option<Command>> {
-    let state = rows::load(view, shared.space(), key)?;
+fn trim(space: Space, view: &dyn StateView, key: &DeviceKey, cutoff: Timestamp) -> io::Result<Option<Command>> {
+    let state = rows::load(view, space, key)?;
     let first = state.telemetry.first_seq;
-    let KeyRange { from, to } = shared.space().telemetry_from(key, first);
     let (mut before_seq, mut oldest_at, mut seen) = (first, None, 0);
-    let mut damaged = None;
-    view.scan(&from, &to, &mut |row, value| {
-        let Some(seq) = keys::parse_telemetry_seq(row) else {
-            return false;
-        };
-        match rows::decode_telemetry(shared.shard, seq, value) {
-            Ok(row) if row.enqueued_at < cutoff && seen < TRIM_ROWS_MAX => {
-                (before_seq, seen) = (seq + 1, seen + 1);
-                true
-            }
-            Ok(row) => {
-                oldest_at = Some(row.enqueued_at);
-                false
-            }
-            Err(error) => {
-                damaged = Some(error);
-                false
-            }
+    packs::messages(view, space, key, first, &mut |message| {
+        if message.enqueued_at < cutoff && seen < TRIM_ROWS_MAX {
+            (before_seq, seen) = (message.seq + 1, seen + 1);
+            return true;
         }
+        oldest_at = Some(message.enqueued_at);
+        false
     })?;
-    if let Some(error) = damaged {
-        return Err(error);
-    }
     Ok((before_seq > first || oldest_at != state.telemetry.oldest_at)
         .then_some(Command::TrimTelemetry { before_seq, oldest_at }))
 }

@@ -321,7 +321,11 @@ impl ShardJournal {
         match (answer, at) {
             // Acknowledged again: the evidence is of the first time.
             (Answer::Telemetry { seq, repeated: true }, _) if *seq > 0 => {
-                reads::receipt_of(&self.group.shared, key, *seq)
+                reads::receipt_of(&self.group.shared, key, *seq).unwrap_or_else(|error| {
+                    // It is acknowledged all the same: it was committed.
+                    tracing::error!(device = %key, %error, "no evidence can be read");
+                    None
+                })
             }
             (Answer::Telemetry { repeated: true, .. }, _) | (_, None) => None,
             (Answer::Telemetry { seq, .. }, Some(at)) => Some(Receipt {

@@ -42,8 +42,7 @@ impl Presence {
         grace_ms: u64,
         life: &dyn Fn(Gateway) -> GatewayLife,
     ) -> io::Result<Vec<(DeviceKey, Command)>> {
-        let space = shared.space();
-        let view = shared.store.view();
+        let (space, view) = shared.pinned()?;
         let mut lost = Vec::new();
         let mut known = BTreeMap::new();
         let KeyRange { mut from, to } = space.gateways();

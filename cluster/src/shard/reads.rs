@@ -8,10 +8,11 @@ use actors::id::DeviceKey;
 use actors::wire::codec;
 use actors::wire::receipt::Receipt;
 
-use super::rows;
+use super::{packs, rows};
 use crate::api::{DevicePage, ListQuery, ReceiptState, TelemetryPage, TelemetryQuery};
 use crate::raft::machine::GroupShared;
-use crate::storage::keys::{self, KeyRange};
+use crate::storage::keys::{self, KeyRange, Space};
+use crate::storage::StateView;
 
 /// Rows one request may look at when a filter passes over most of them.
 const SCAN_ROWS_MAX: usize = 20_000;
@@ -27,43 +28,29 @@ fn invalid(error: impl std::fmt::Display) -> io::Error {
 /// # Errors
 /// The disk failed or holds damaged bytes.
 pub fn telemetry(shared: &GroupShared, key: &DeviceKey, query: &TelemetryQuery) -> io::Result<TelemetryPage> {
-    let (space, view) = shared.pinned();
-    let KeyRange { from, to } = space.telemetry_from(key, query.after_seq.saturating_add(1));
+    let (space, view) = shared.pinned()?;
+    let first = rows::load(&*view, space, key)?.telemetry.first_seq;
     let limit = query.limit.clamp(1, 1000) as usize;
     let mut page = TelemetryPage {
         rows: Vec::new(),
         next: None,
     };
     let (mut bytes, mut seen, mut last) = (0, 0, 0);
-    let mut damaged = None;
-    view.scan(&from, &to, &mut |row_key, value| {
-        let Some(seq) = keys::parse_telemetry_seq(row_key) else {
-            damaged = Some(invalid("telemetry key cannot be read"));
-            return false;
-        };
+    let start = query.after_seq.saturating_add(1).max(first);
+    packs::messages(&*view, space, key, start, &mut |row| {
         if page.rows.len() == limit || bytes > PAGE_BYTES_MAX || seen == SCAN_ROWS_MAX {
             page.next = Some(last);
             return false;
         }
-        let row = match rows::decode_telemetry(shared.shard, seq, value) {
-            Ok(row) => row,
-            Err(error) => {
-                damaged = Some(error);
-                return false;
-            }
-        };
-        (seen, last) = (seen + 1, seq);
+        (seen, last) = (seen + 1, row.seq);
         let at = row.enqueued_at;
         if query.from.is_none_or(|from| at >= from) && query.to.is_none_or(|to| at < to) {
-            bytes += value.len();
+            bytes += row.telemetry.body.len();
             page.rows.push(row);
         }
         true
     })?;
-    match damaged {
-        Some(error) => Err(error),
-        None => Ok(page),
-    }
+    Ok(page)
 }
 
 /// Devices of one shard in the order of their ids; `next` is where to go on.
@@ -71,7 +58,7 @@ pub fn telemetry(shared: &GroupShared, key: &DeviceKey, query: &TelemetryQuery) 
 /// # Errors
 /// As [`telemetry`].
 pub fn devices(shared: &GroupShared, query: &ListQuery) -> io::Result<DevicePage> {
-    let (space, view) = shared.pinned();
+    let (space, view) = shared.pinned()?;
     let prefix = query.id_prefix.as_deref().unwrap_or_default();
     let KeyRange { from, to } = space.devices_of(query.tenant, query.after.as_ref(), prefix);
     let limit = query.limit.clamp(1, 1000) as usize;
@@ -128,12 +115,27 @@ fn wanted(query: &ListQuery, view: &DeviceView) -> bool {
     status && query.connected.is_none_or(|wanted| wanted == connected)
 }
 
-/// The evidence of a telemetry row that is still there.
-pub fn receipt_of(shared: &GroupShared, key: &DeviceKey, seq: u64) -> Option<Receipt> {
-    let bytes = shared.store.get(&shared.space().telemetry(key, seq)).ok()??;
-    rows::decode_telemetry(shared.shard, seq, &bytes)
-        .ok()
-        .map(|row| row.receipt)
+/// The evidence of a telemetry message that is still there.
+///
+/// # Errors
+/// The disk failed or holds damaged bytes.
+pub fn receipt_of(shared: &GroupShared, key: &DeviceKey, seq: u64) -> io::Result<Option<Receipt>> {
+    // Most duplicates are of messages that were settled long ago.
+    let settled = receipt_in(&*shared.store.view(), shared.space(), key, seq)?;
+    if settled.is_some() {
+        return Ok(settled);
+    }
+    let (space, view) = shared.pinned()?;
+    receipt_in(&*view, space, key, seq)
+}
+
+fn receipt_in(view: &dyn StateView, space: Space, key: &DeviceKey, seq: u64) -> io::Result<Option<Receipt>> {
+    let mut found = None;
+    packs::messages(view, space, key, seq, &mut |row| {
+        found = (row.seq == seq).then_some(row.receipt);
+        false
+    })?;
+    Ok(found)
 }
 
 /// What became of an entry: its index is applied under the receipt's term, under another one, or

@@ -1,17 +1,14 @@
-//! How a device lies in the state store: a core row, a row per twin section, a row per telemetry
-//! message, and the two indexes that find devices by time and by gateway.
+//! How a device lies in the state store: a core row, a row per twin section, packs of telemetry
+//! ([`super::packs`]), and the two indexes that find devices by time and by gateway.
 
 use std::io;
 
-use actors::device::{DeviceState, Due, Section, Telemetry};
-use actors::id::{DeviceKey, Gateway, ShardId};
+use actors::device::{DeviceState, Due, Section};
+use actors::id::{DeviceKey, Gateway};
 use actors::time::Timestamp;
 use actors::wire::codec;
-use actors::wire::receipt::Receipt;
-use serde::{Deserialize, Serialize};
 
-use crate::api::TelemetryRow;
-use crate::raft::machine::{Position, Rows};
+use crate::raft::machine::Rows;
 use crate::storage::keys::{DueKind, DueRow, Space};
 use crate::storage::{StateStore, StateView};
 
@@ -63,50 +60,6 @@ pub fn load(from: &(impl Get + ?Sized), space: Space, key: &DeviceKey) -> io::Re
         }
     }
     Ok(state)
-}
-
-#[derive(Serialize)]
-struct TelemetryValueRef<'a> {
-    at: Timestamp,
-    position: Position,
-    will: bool,
-    telemetry: &'a Telemetry,
-}
-
-#[derive(Deserialize)]
-struct TelemetryValue {
-    at: Timestamp,
-    position: Position,
-    will: bool,
-    telemetry: Telemetry,
-}
-
-pub fn encode_telemetry(at: Timestamp, position: Position, will: bool, telemetry: &Telemetry) -> Vec<u8> {
-    codec::encode(&TelemetryValueRef {
-        at,
-        position,
-        will,
-        telemetry,
-    })
-}
-
-/// # Errors
-/// The bytes are damaged.
-pub fn decode_telemetry(shard: ShardId, seq: u64, bytes: &[u8]) -> io::Result<TelemetryRow> {
-    let value: TelemetryValue = codec::decode(bytes).map_err(invalid)?;
-    let receipt = Receipt {
-        shard,
-        term: value.position.term,
-        index: value.position.index,
-        seq,
-    };
-    Ok(TelemetryRow {
-        seq,
-        enqueued_at: value.at,
-        receipt,
-        will: value.will,
-        telemetry: value.telemetry,
-    })
 }
 
 /// What the indexes hold of a device; taken before and after a change.

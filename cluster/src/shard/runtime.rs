@@ -110,7 +110,10 @@ struct CommittedRows(Arc<GroupShared>);
 
 impl Store for CommittedRows {
     fn load(&self, key: &DeviceKey) -> std::io::Result<actors::device::DeviceState> {
-        rows::load(&*self.0.store, self.0.space(), key)
+        match self.0.device(key) {
+            Some(state) => Ok(state),
+            None => rows::load(&*self.0.store, self.0.space(), key),
+        }
     }
 }
 

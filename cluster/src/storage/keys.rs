@@ -4,7 +4,7 @@
 //! 'S' | shard u16 | generation u32 | kind u8 | …        integers big-endian
 //!      'd'  tenant u32 | device id                            the core of a device
 //!      'w'  tenant u32 | device id | 0 | section u8           a section of its twin
-//!      't'  tenant u32 | device id | 0 | seq u64              a row of its telemetry
+//!      't'  tenant u32 | device id | 0 | seq u64              a pack of its telemetry, up to this seq
 //!      'u'  what u8 | due_ms u64 | tenant u32 | device id     when something is due
 //!      'x'  name                                              a group's own record (the catalog)
 //!      'g'  node u64 | boot u64 | tenant u32 | device id      whose connection a gateway holds
@@ -260,6 +260,12 @@ pub fn parse_gateway(key: &[u8]) -> Option<(Gateway, DeviceKey)> {
     let (node, rest) = take_u64(after_kind(key, GATEWAY)?)?;
     let (boot, rest) = take_u64(rest)?;
     Some((Gateway { node, boot }, take_device(rest)?))
+}
+
+/// The device of a telemetry row; `None` if the key names something else.
+pub fn parse_telemetry_device(key: &[u8]) -> Option<DeviceKey> {
+    let rest = after_kind(key, TELEMETRY)?;
+    take_device(rest.get(..rest.len().checked_sub(9)?)?)
 }
 
 /// The seq of a telemetry row; `None` if the key names something else.

@@ -7,10 +7,13 @@ pub mod tape;
 
 use std::collections::BTreeMap;
 
-use actors::id::ShardId;
+use actors::device::DeviceState;
+use actors::id::{DeviceKey, ShardId};
 
 use crate::raft::group::seeded;
+use crate::raft::machine::GroupShared;
 use crate::raft::types::{Entry, EntryPayload, LogId, Payload};
+use crate::shard::{packs, rows};
 use crate::storage::keys::Space;
 use crate::storage::StateStore;
 
@@ -27,23 +30,25 @@ pub fn normal(term: u64, index: u64, payload: bytes::Bytes) -> Entry {
     }
 }
 
-/// The rows of one generation, by their keys within it.
+/// What the rows of one generation say, by keys within it.
 pub fn rows_of(store: &dyn StateStore, generation: u32) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let range = Space {
+    let space = Space {
         shard: SHARD,
         generation,
-    }
-    .all();
+    };
     let mut rows = BTreeMap::new();
-    store
-        .view()
-        .scan(&range.from, &range.to, &mut |key, value| {
-            let key = key[crate::storage::keys::GENERATION_PREFIX_LEN..].to_vec();
-            rows.insert(key, value.to_vec());
-            true
-        })
-        .unwrap();
+    packs::tell(&*store.view(), space, &mut |key, value| {
+        let key = key[crate::storage::keys::GENERATION_PREFIX_LEN..].to_vec();
+        rows.insert(key, value.to_vec());
+    })
+    .unwrap();
     rows
+}
+
+/// The state of a device as the store has it once everything applied is there.
+pub fn stored(shared: &GroupShared, key: &DeviceKey) -> DeviceState {
+    shared.settle().unwrap();
+    rows::load(&*shared.store, shared.space(), key).unwrap()
 }
 
 /// Stands for a set of rows; equal for equal rows.

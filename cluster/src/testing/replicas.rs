@@ -118,13 +118,14 @@ impl Drop for Replica {
 
 impl Replica {
     pub fn rows(&self) -> std::collections::BTreeMap<Vec<u8>, Vec<u8>> {
+        self.group.shared.settle().unwrap();
         rows_of(&*self.state, self.group.shared.space().generation)
     }
 
     /// As the node's flusher does: note, flush, then let the log go.
     pub async fn flush(&self) {
         let shared = &self.group.shared;
-        let note = shared.note();
+        let note = shared.note().unwrap();
         self.state_flush();
         if shared.set_durable(note) {
             self.group.snapshot_metadata().await;
@@ -179,7 +180,7 @@ impl Replicas {
                 log: log.clone(),
                 shared: shared.clone(),
                 transport: transport.clone(),
-                app: Box::new(ShardApply::new(shared)),
+                app: Box::new(ShardApply::new(&shared)),
             };
             let group = seeded(id, Group::open(&cluster_config(id), parts)).await.unwrap();
             *door.group.lock().unwrap() = Some(group.clone());

@@ -27,7 +27,7 @@ const PAST_THE_KEPT_LOG: u64 = 700;
 
 fn open(state: Arc<dyn StateStore>, background: &Arc<Background>) -> (Arc<GroupShared>, GroupMachine) {
     let shared = Arc::new(GroupShared::open(SHARD, state, background.clone(), background.clone()).unwrap());
-    let machine = GroupMachine::new(shared.clone(), Box::new(ShardApply::new(shared.clone())));
+    let machine = GroupMachine::new(shared.clone(), Box::new(ShardApply::new(&shared)));
     (shared, machine)
 }
 
@@ -39,10 +39,11 @@ async fn apply(machine: &mut GroupMachine, entries: Vec<Entry>) {
 /// The rows after each index, as a replica that never failed has them.
 async fn history(log: &BTreeMap<u64, Bytes>, background: &Arc<Background>) -> BTreeMap<u64, u128> {
     let state = Arc::new(MemoryState::new());
-    let (_, mut machine) = open(state.clone(), background);
+    let (shared, mut machine) = open(state.clone(), background);
     let mut history = BTreeMap::from([(0, fingerprint(&rows_of(&*state, 0)))]);
     for (index, bytes) in log {
         apply(&mut machine, vec![decode_entry(bytes).unwrap()]).await;
+        shared.settle().unwrap();
         history.insert(*index, fingerprint(&rows_of(&*state, 0)));
     }
     history
@@ -54,8 +55,9 @@ async fn write(replica: &Replica, fleet: &mut Fleet, entries: u64, body: usize) 
         let payload = fleet.report(&format!("d{}", i % 5), vec![i as u8; body]);
         outcomes.push(propose(&replica.group, payload).await);
         if i % 16 == 0 {
-            // Without a pause all of it becomes one write.
+            // Without this all of it becomes one write.
             replica.group.barrier().await.unwrap();
+            replica.group.shared.settle().unwrap();
         }
     }
     for outcome in outcomes {
@@ -87,6 +89,7 @@ async fn check_every_crash(marks: &[Mark], history: &BTreeMap<u64, u128>, wanted
         assert_eq!(indexes, expected, "a hole between state and log, {at}");
         let last = indexes.last().copied().unwrap_or(meta.applied_index());
         apply(&mut machine, rest).await;
+        shared.settle().unwrap();
         assert_eq!(
             Some(&rows(meta.generation)),
             history.get(&last),
@@ -117,7 +120,7 @@ fn whatever_is_purged_was_durable_before_and_replay_leads_to_the_same_rows() {
         }
         // Enough is written between a flush and what it lets go to tell the one's index from the other's.
         write(one, &mut fleet, 20, 10).await;
-        let noted = one.group.shared.note();
+        let noted = one.group.shared.note().unwrap();
         one.state.flush().unwrap();
         write(one, &mut fleet, PAST_THE_KEPT_LOG, 10).await;
         assert!(one.group.shared.set_durable(noted));
@@ -178,17 +181,14 @@ fn what_is_written_while_a_flush_runs_does_not_count_as_durable() {
         let mut fleet = Fleet::default();
         write(one, &mut fleet, 10, 10).await;
         let shared = &one.group.shared;
-        let noted = shared.note();
+        let noted = shared.note().unwrap();
         let at = one.group.applied_index();
         one.state.flush().unwrap();
         write(one, &mut fleet, 10, 10).await;
         assert!(shared.set_durable(noted));
         assert!(one.group.applied_index() > at);
         use openraft::storage::RaftSnapshotBuilder;
-        let (_, mut machine) = (
-            0,
-            GroupMachine::new(shared.clone(), Box::new(ShardApply::new(shared.clone()))),
-        );
+        let (_, mut machine) = (0, GroupMachine::new(shared.clone(), Box::new(ShardApply::new(shared))));
         let built = machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
         assert_eq!(
             built.meta.last_log_id.map(|id| id.index),

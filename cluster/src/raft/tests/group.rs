@@ -7,16 +7,13 @@ use actors::id::NodeId;
 
 use crate::raft::group::{ProposeError, Role};
 use crate::raft::machine::Digest;
-use crate::shard::rows;
 use crate::testing::fleet::{device, Fleet};
 use crate::testing::replicas::{propose, Replica, Replicas};
-use crate::testing::{fingerprint, run};
+use crate::testing::{fingerprint, run, stored};
 use crate::transport::tests::harness::eventually;
 
 fn last_seq(replica: &Replica, name: &str) -> u64 {
-    let shared = &replica.group.shared;
-    let state = rows::load(&*shared.store, shared.space(), &device(name)).unwrap();
-    state.telemetry.last_seq
+    stored(&replica.group.shared, &device(name)).telemetry.last_seq
 }
 
 async fn same_rows(replicas: &Replicas) {

@@ -45,7 +45,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<MetaOnly> {
-        let note = self.shared.note();
+        let note = self.shared.note().unwrap();
         self.shared.store.flush().unwrap();
         self.shared.set_durable(note);
         self.inner.try_create_snapshot_builder(force).await
@@ -103,7 +103,7 @@ impl StoreBuilder<TypeConfig, GroupLog, Machine> for Builder {
         let background = Arc::new(Background::start("test background").unwrap());
         let shared =
             Arc::new(GroupShared::open(SHARD, Arc::new(MemoryState::new()), background.clone(), background).unwrap());
-        let inner = GroupMachine::new(shared.clone(), Box::new(ShardApply::new(shared.clone())));
+        let inner = GroupMachine::new(shared.clone(), Box::new(ShardApply::new(&shared)));
         Ok(((), log, Machine { inner, shared }))
     }
 }

@@ -15,12 +15,12 @@ use crate::raft::machine::{GroupMachine, GroupShared, PAYLOAD_APP};
 use crate::raft::types::Entry;
 use crate::shard::apply::ShardApply;
 use crate::shard::batch::Item;
-use crate::shard::rows;
-use crate::storage::keys::{self, DueKind, DueRow};
+use crate::shard::packs;
+use crate::storage::keys::{DueKind, DueRow};
 use crate::storage::memory::MemoryState;
 use crate::testing::fleet::{device, payload, register, telemetry, Fleet};
 use crate::testing::replicas::{propose, Replica, Replicas};
-use crate::testing::{normal, rows_of, run, SHARD};
+use crate::testing::{normal, rows_of, run, stored, SHARD};
 
 const DEVICES: [&str; 3] = ["a", "ab", "b"];
 
@@ -28,7 +28,7 @@ async fn replica(entries: &[Entry], cuts: &[usize]) -> (Arc<GroupShared>, Arc<Me
     let state = Arc::new(MemoryState::new());
     let background = Arc::new(Background::start("test background").unwrap());
     let shared = Arc::new(GroupShared::open(SHARD, state.clone(), background.clone(), background).unwrap());
-    let new = || GroupMachine::new(shared.clone(), Box::new(ShardApply::new(shared.clone())));
+    let new = || GroupMachine::new(shared.clone(), Box::new(ShardApply::new(&shared)));
     let mut machine = new();
     let (mut rest, mut cuts) = (entries, cuts.iter().cycle());
     while !rest.is_empty() {
@@ -39,9 +39,11 @@ async fn replica(entries: &[Entry], cuts: &[usize]) -> (Arc<GroupShared>, Arc<Me
         rest = after;
         if cut % 5 == 0 {
             // A restarted replica has nothing cached.
+            shared.settle().unwrap();
             machine = new();
         }
     }
+    shared.settle().unwrap();
     (shared, state)
 }
 
@@ -92,16 +94,13 @@ fn index(shared: &GroupShared) -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 fn seqs(shared: &GroupShared, key: &DeviceKey) -> Vec<u64> {
-    let range = shared.space().telemetry_of(key);
     let mut seqs = Vec::new();
-    shared
-        .store
-        .view()
-        .scan(&range.from, &range.to, &mut |key, _| {
-            seqs.extend(keys::parse_telemetry_seq(key));
-            true
-        })
-        .unwrap();
+    let first = stored(shared, key).telemetry.first_seq;
+    packs::messages(&*shared.store.view(), shared.space(), key, first, &mut |row| {
+        seqs.push(row.seq);
+        true
+    })
+    .unwrap();
     seqs
 }
 
@@ -128,8 +127,7 @@ proptest! {
             prop_assert_eq!(rows_of(&*first, 0), rows_of(&*second, 0));
             prop_assert_eq!(one.meta().applied_index(), entries.len() as u64);
             for (key, state) in &fleet.states {
-                let stored = rows::load(&*one.store, one.space(), key).unwrap();
-                prop_assert_eq!(&stored, state);
+                prop_assert_eq!(&stored(&one, key), state);
                 let kept: Vec<u64> = (state.telemetry.first_seq..=state.telemetry.last_seq).collect();
                 prop_assert_eq!(seqs(&one, key), kept);
             }
@@ -187,11 +185,7 @@ fn an_item_that_does_not_fit_is_reported_and_changes_nothing() {
             vec![0],
             "the others of its batch fit"
         );
-        let version = |key| {
-            rows::load(&*one.group.shared.store, one.group.shared.space(), key)
-                .unwrap()
-                .version
-        };
+        let version = |key| stored(&one.group.shared, key).version;
         assert_eq!((version(&a), version(&b)), (2, 1));
     });
 }
@@ -230,7 +224,7 @@ fn an_event_that_cannot_be_applied_quarantines_its_device_alike_everywhere() {
         // Cut after the quarantine, with nothing cached, as after a restart.
         let (_, second) = replica(&entries, &[2, 5]).await;
         assert_eq!(rows_of(&*first, 0), rows_of(&*second, 0));
-        let load = |key| rows::load(&*shared.store, shared.space(), key).unwrap();
+        let load = |key| stored(&shared, key);
         assert!(load(&bad).quarantined);
         assert_eq!(load(&bad).telemetry.last_seq, 0);
         assert!(!load(&good).quarantined);

@@ -13,10 +13,9 @@ use tokio::task::JoinHandle;
 use crate::raft::group::Group;
 use crate::shard::batch::Item;
 use crate::shard::journal::ShardJournal;
-use crate::shard::rows;
 use crate::testing::fleet::{device, register, telemetry, Fleet};
 use crate::testing::replicas::Replicas;
-use crate::testing::run;
+use crate::testing::{run, stored};
 use crate::transport::tests::harness::eventually;
 
 /// Also called while a failed test unwinds: then nobody reads it any more.
@@ -282,9 +281,7 @@ fn a_deposed_leaders_journal_answers_nothing_with_success() {
             assert!(not_leader(answer) || *answer == Err(CallError::Unknown), "{answer:?}");
         }
         assert!(bench.barriers.lock().unwrap().iter().all(|(_, result)| result.is_err()));
-        let shared = &new.group.shared;
-        let state = rows::load(&*shared.store, shared.space(), &lamp).unwrap();
-        assert_eq!(state.telemetry.last_seq, 0);
+        assert_eq!(stored(&new.group.shared, &lamp).telemetry.last_seq, 0);
     });
 }
 

@@ -20,7 +20,7 @@ fn a_receipt_is_committed_absent_or_unknown_but_never_the_wrong_one() {
         let background = Arc::new(Background::start("test background").unwrap());
         let shared =
             Arc::new(GroupShared::open(SHARD, Arc::new(MemoryState::new()), background.clone(), background).unwrap());
-        let mut machine = GroupMachine::new(shared.clone(), Box::new(ShardApply::new(shared.clone())));
+        let mut machine = GroupMachine::new(shared.clone(), Box::new(ShardApply::new(&shared)));
         let ask = |term, index| {
             let receipt = Receipt {
                 shard: SHARD,
