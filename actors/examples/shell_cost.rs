@@ -204,6 +204,7 @@ fn connected() -> DeviceState {
     let put = Command::PutDevice {
         status: Status::Enabled,
         condition: Precondition::None,
+        gateway: None,
     };
     let open = Command::OpenSession(Box::new(OpenSession {
         gateway: Gateway { node: 1, boot: 1 },
@@ -212,6 +213,7 @@ fn connected() -> DeviceState {
         keep_alive_secs: 60,
         protocol: 5,
         will: None,
+        via: None,
     }));
     for command in [put, open] {
         carry_out(&key(0), &mut state, &command);

@@ -60,6 +60,7 @@ fn connect(will_delay_secs: u32) -> Command {
             delay_secs: will_delay_secs,
             telemetry,
         }),
+        via: None,
     }))
 }
 

@@ -48,6 +48,7 @@ impl Story {
         let words: Vec<&str> = step.split_whitespace().collect();
         let named = |name: &str| words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
         let number = |name: &str| named(name).map(|text| text.parse::<u64>().unwrap());
+        let name = |word: &str| named(word).map(|id| DeviceId::parse(id).unwrap());
         let has = |name: &str| words.contains(&name);
         let gateway = Gateway {
             node: number("node").unwrap_or(1),
@@ -83,14 +84,22 @@ impl Story {
             "put" => Command::PutDevice {
                 status: Status::Enabled,
                 condition,
+                gateway: name("gateway"),
+            },
+            "assign" => Command::PatchDevice {
+                status: None,
+                condition,
+                gateway: Some(name("gateway")),
             },
             "disable" => Command::PatchDevice {
                 status: Some(Status::Disabled),
                 condition,
+                gateway: None,
             },
             "enable" => Command::PatchDevice {
                 status: Some(Status::Enabled),
                 condition,
+                gateway: None,
             },
             "delete" => Command::DeleteDevice { condition },
             "read" => Command::ReadDevice,
@@ -104,6 +113,7 @@ impl Story {
                     delay_secs: delay as u32,
                     telemetry: telemetry("gone"),
                 }),
+                via: name("via"),
             })),
             "close" => close(CloseCause::Graceful {
                 expiry_secs: number("expiry").map(|secs| secs as u32),
@@ -120,6 +130,7 @@ impl Story {
                     .map(|filter| Subscription {
                         filter: (*filter).to_owned(),
                         qos: Qos::AtLeastOnce,
+                        identifier: 0,
                     })
                     .collect(),
             },

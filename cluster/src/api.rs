@@ -74,6 +74,8 @@ pub struct ListQuery {
     pub id_prefix: Option<String>,
     pub status: Option<Status>,
     pub connected: Option<bool>,
+    /// The gateway device that may act for them.
+    pub gateway: Option<DeviceId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

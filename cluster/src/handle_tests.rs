@@ -23,6 +23,7 @@ fn view(id: &str) -> DeviceView {
         first_seq: 1,
         last_telemetry_at: None,
         twin_version: 0,
+        gateway: None,
     }
 }
 

@@ -296,10 +296,22 @@ fn violations_end_the_connection() {
             "too_many_properties",
         ),
         (
-            "a topic alias",
-            encode(with(&|p, _| p.topic_alias = 1.try_into().ok())),
+            "a topic alias beyond the maximum",
+            encode(with(&|p, _| p.topic_alias = 17.try_into().ok())),
             Bye::TopicAliasInvalid,
             "topic_alias",
+        ),
+        (
+            "topic alias 0",
+            b"\x30\x07\0\x01a\x03\x23\0\0".to_vec(),
+            Bye::TopicAliasInvalid,
+            "topic_alias",
+        ),
+        (
+            "a topic alias that stands for nothing",
+            b"\x30\x06\0\0\x03\x23\0\x02".to_vec(),
+            Bye::ProtocolError,
+            "protocol",
         ),
         (
             "U+0000 in a property",

@@ -92,9 +92,9 @@ fn connack_announces_the_limits() {
         assert_eq!(ack.max_qos, QoS::AtLeastOnce);
         assert!(!ack.retain_available);
         assert!(!ack.shared_subscription_available);
-        assert!(!ack.subscription_identifiers_available);
+        assert!(ack.subscription_identifiers_available);
         assert!(ack.wildcard_subscription_available);
-        assert_eq!(ack.topic_alias_max, 0);
+        assert_eq!(ack.topic_alias_max, 16);
         assert_eq!(ack.server_keepalive_sec, Some(3600));
         assert_eq!(ack.session_expiry_interval_secs, Some(7 * 24 * 3600));
         assert!(!ack.session_present);
@@ -443,6 +443,7 @@ fn disabled_device_is_thrown_out() {
         let disable = Command::PatchDevice {
             status: Some(Status::Disabled),
             condition: Precondition::None,
+            gateway: None,
         };
         bench.fake.operate("lamp", disable).unwrap();
         assert_eq!(lamp.goodbye().await, v5::DisconnectReasonCode::NotAuthorized);
@@ -520,6 +521,7 @@ fn sessions_announce_themselves_to_a_new_leader() {
             keep_alive_secs: 60,
             protocol: 5,
             will: None,
+            via: None,
         }));
         bench.fake.operate_silently("lamp", elsewhere);
         bench.fake.change_leader();

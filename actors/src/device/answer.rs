@@ -47,6 +47,8 @@ pub struct DeviceView {
     pub first_seq: u64,
     pub last_telemetry_at: Option<Timestamp>,
     pub twin_version: u64,
+    /// The gateway device that may act for it.
+    pub gateway: Option<DeviceId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +59,8 @@ pub struct Connection {
     pub since: Timestamp,
     pub protocol: u8,
     pub keep_alive_secs: u16,
+    /// The gateway device over whose connection it runs.
+    pub via: Option<DeviceId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,11 +127,13 @@ pub fn device_view(id: &DeviceId, state: &DeviceState) -> Option<DeviceView> {
             since: session.since,
             protocol: session.protocol,
             keep_alive_secs: session.keep_alive_secs,
+            via: session.via.clone(),
         }),
         last_seq: state.telemetry.last_seq,
         first_seq: state.telemetry.first_seq,
         last_telemetry_at: state.telemetry.last_at,
         twin_version: state.twin.version,
+        gateway: registration.gateway.clone(),
     })
 }
 

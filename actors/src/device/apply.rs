@@ -8,7 +8,7 @@ use super::{
     CloseCause, DeviceState, Event, Refusal, Registration, Session, SessionOpened, Status, Subscription, TelemetryHead,
     TelemetryRecorded, Twin, TwinSectionChanged, Windows,
 };
-use crate::id::Gateway;
+use crate::id::{DeviceId, Gateway};
 use crate::time::Timestamp;
 
 /// The event contradicts the state; the device must be quarantined.
@@ -49,6 +49,7 @@ pub fn apply(state: &mut DeviceState, event: &Event, at: Timestamp) -> Result<()
         }
         Event::SessionCommandRefused { ordinal, refusal } => remember_refusal(state, *ordinal, refusal)?,
         Event::WillDropped { generation } => drop_will(state.live_session(*generation)?),
+        Event::GatewayAssigned { gateway } => assign_gateway(state, gateway.clone(), version, at)?,
     }
     state.version = version;
     Ok(())
@@ -76,6 +77,7 @@ fn register(
         created_at: at,
         updated_at: at,
         automatic,
+        gateway: None,
     });
     forget_belongings(state);
     Ok(())
@@ -93,6 +95,20 @@ fn change_status(state: &mut DeviceState, status: Status, version: u64, at: Time
     if let (Status::Disabled, Some(session)) = (status, state.session.as_deref_mut()) {
         drop_will(session);
     }
+    Ok(())
+}
+
+fn assign_gateway(
+    state: &mut DeviceState,
+    gateway: Option<DeviceId>,
+    version: u64,
+    at: Timestamp,
+) -> Result<(), Unappliable> {
+    let registration = state.registration.as_mut();
+    let registration = registration.ok_or(Unappliable("the device is not registered"))?;
+    registration.gateway = gateway;
+    registration.etag = version;
+    registration.updated_at = at;
     Ok(())
 }
 
@@ -136,6 +152,7 @@ fn open_session(state: &mut DeviceState, opened: &SessionOpened, at: Timestamp) 
         will: opened.will.clone().map(Box::new),
         will_due: None,
         expires_at: None,
+        via: opened.via.clone(),
     }));
     Ok(())
 }
@@ -194,7 +211,7 @@ fn expire_session(state: &mut DeviceState, generation: u64) -> Result<(), Unappl
 fn subscribe(session: &mut Session, subscriptions: &[Subscription]) {
     for new in subscriptions {
         match session.subscriptions.iter_mut().find(|kept| kept.filter == new.filter) {
-            Some(kept) => kept.qos = new.qos,
+            Some(kept) => kept.clone_from(new),
             None => session.subscriptions.push(new.clone()),
         }
     }

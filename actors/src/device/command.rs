@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Status;
-use crate::id::Gateway;
+use crate::id::{DeviceId, Gateway};
 use crate::time::Timestamp;
 
 /// Everything a device's actor can be asked. Commands cross nodes when they are forwarded.
@@ -13,11 +13,15 @@ pub enum Command {
     PutDevice {
         status: Status,
         condition: Precondition,
+        /// The gateway device that may act for it.
+        gateway: Option<DeviceId>,
     },
     /// HTTP PATCH: changes what is named. `None` leaves a field alone.
     PatchDevice {
         status: Option<Status>,
         condition: Precondition,
+        /// `Some(None)` takes the gateway away.
+        gateway: Option<Option<DeviceId>>,
     },
     DeleteDevice {
         condition: Precondition,
@@ -221,6 +225,8 @@ pub enum Qos {
 pub struct Subscription {
     pub filter: String,
     pub qos: Qos,
+    /// What MQTT 5 clients find on messages that this filter let through; 0: nothing.
+    pub identifier: u32,
 }
 
 /// CONNECT, as far as the device's state is concerned.
@@ -235,6 +241,8 @@ pub struct OpenSession {
     /// 4 (3.1.1) or 5.
     pub protocol: u8,
     pub will: Option<Will>,
+    /// The gateway device that opens it for this one, over its own connection.
+    pub via: Option<DeviceId>,
 }
 
 /// Recorded as telemetry of the device when the connection ends without a DISCONNECT.

@@ -19,7 +19,7 @@ pub use telemetry::check_telemetry;
 /// # Errors
 /// Why it was not carried out; nothing happened then, and no ordinal was consumed.
 pub fn decide(
-    _key: &DeviceKey,
+    key: &DeviceKey,
     state: &DeviceState,
     command: &Command,
     policy: &Policy,
@@ -28,10 +28,23 @@ pub fn decide(
     if state.quarantined {
         return Err(Refusal::Quarantined);
     }
-    let scene = Scene { state, policy, now };
+    let scene = Scene {
+        key,
+        state,
+        policy,
+        now,
+    };
     match command {
-        Command::PutDevice { status, condition } => scene.put_device(*status, *condition),
-        Command::PatchDevice { status, condition } => scene.patch_device(*status, *condition),
+        Command::PutDevice {
+            status,
+            condition,
+            gateway,
+        } => scene.put_device(*status, gateway, *condition),
+        Command::PatchDevice {
+            status,
+            condition,
+            gateway,
+        } => scene.patch_device(*status, gateway.as_ref(), *condition),
         Command::DeleteDevice { condition } => scene.delete_device(*condition),
         Command::ReadDevice | Command::ReadTwin => scene.registered().map(|_| Vec::new()),
 
@@ -63,6 +76,7 @@ pub fn decide(
 /// What a decision rests on.
 #[derive(Clone, Copy)]
 struct Scene<'a> {
+    key: &'a DeviceKey,
     state: &'a DeviceState,
     policy: &'a Policy,
     now: Timestamp,

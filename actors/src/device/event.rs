@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{CloseCause, Refusal, Section, Status, Subscription, Telemetry, Will};
-use crate::id::Gateway;
+use crate::id::{DeviceId, Gateway};
 use crate::time::Timestamp;
 
 /// A decided fact. Each one raises the device's version by exactly 1.
@@ -66,6 +66,10 @@ pub enum Event {
     WillDropped {
         generation: u64,
     },
+    /// From now on this gateway device, and no other, may act for the device.
+    GatewayAssigned {
+        gateway: Option<DeviceId>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +82,8 @@ pub struct SessionOpened {
     pub keep_alive_secs: u16,
     pub protocol: u8,
     pub will: Option<Will>,
+    /// The gateway device that opened it for this one.
+    pub via: Option<DeviceId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

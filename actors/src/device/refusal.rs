@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Section;
+use crate::id::DeviceId;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refusal {
@@ -37,4 +38,8 @@ pub enum Refusal {
     TelemetryInvalid { reason: String },
     #[error("subscription filter: {reason}")]
     FilterInvalid { reason: String },
+    #[error("{gateway} is not the gateway of this device")]
+    NotGateway { gateway: DeviceId },
+    #[error("gateway: {reason}")]
+    GatewayInvalid { reason: String },
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::window::Windows;
 use super::{Refusal, Section, Subscription, Will};
-use crate::id::Gateway;
+use crate::id::{DeviceId, Gateway};
 use crate::time::Timestamp;
 
 /// Everything a device is, except its telemetry rows. `Default` is a device nobody has heard of.
@@ -31,6 +31,8 @@ pub struct Registration {
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub automatic: bool,
+    /// The gateway device that may act for it.
+    pub gateway: Option<DeviceId>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +71,8 @@ pub struct Session {
     pub will_due: Option<Timestamp>,
     /// When the session ends, once the connection has ended. `None` while connected.
     pub expires_at: Option<Timestamp>,
+    /// The gateway device over whose connection it runs; `None`: over its own.
+    pub via: Option<DeviceId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -45,6 +45,9 @@ pub(super) fn downlinks(
             | Event::StatusChanged {
                 status: Status::Disabled,
             } => (Link::of(before)?, DownlinkBody::NotAuthorised),
+            Event::GatewayAssigned { .. } if Link::of(after).is_none() => {
+                (Link::of(before)?, DownlinkBody::NotAuthorised)
+            }
             Event::TwinSectionChanged(change) if change.section == Section::Desired => {
                 let qos = desired_qos(key, after)?;
                 let json = desired_patch(before, command, change)?;

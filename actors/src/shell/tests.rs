@@ -145,6 +145,7 @@ fn register() -> Command {
     Command::PutDevice {
         status: Status::Enabled,
         condition: Precondition::None,
+        gateway: None,
     }
 }
 
@@ -152,6 +153,7 @@ fn register_new() -> Command {
     Command::PutDevice {
         status: Status::Enabled,
         condition: Precondition::Absent,
+        gateway: None,
     }
 }
 

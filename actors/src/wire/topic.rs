@@ -24,11 +24,12 @@ pub enum PublishTopic {
     AzureTelemetry {
         properties: PropertyBag,
     },
+    /// Without a request id the answer goes to the response topic of the request.
     TwinGet {
-        rid: String,
+        rid: Option<String>,
     },
     TwinReported {
-        rid: String,
+        rid: Option<String>,
     },
 }
 
@@ -84,11 +85,18 @@ pub fn parse_publish(own: &DeviceId, topic: &str) -> Result<PublishTopic, TopicE
             false => Err(TopicError::Invalid),
         };
     }
+    match rest {
+        "twin/get" => return Ok(PublishTopic::TwinGet { rid: None }),
+        "twin/reported" => return Ok(PublishTopic::TwinReported { rid: None }),
+        _ => {}
+    }
     if let Some(rid) = rest.strip_prefix("twin/get/") {
-        return Ok(PublishTopic::TwinGet { rid: parse_rid(rid)? });
+        let rid = Some(parse_rid(rid)?);
+        return Ok(PublishTopic::TwinGet { rid });
     }
     if let Some(rid) = rest.strip_prefix("twin/reported/") {
-        return Ok(PublishTopic::TwinReported { rid: parse_rid(rid)? });
+        let rid = Some(parse_rid(rid)?);
+        return Ok(PublishTopic::TwinReported { rid });
     }
     match rest.strip_prefix("messages/events") {
         Some("") => Ok(PublishTopic::AzureTelemetry {
@@ -127,6 +135,18 @@ pub fn check_filter(own: &DeviceId, filter: &str) -> Result<(), TopicError> {
     below_own(own, filter).map(drop)
 }
 
+/// Whether `topic`, without wildcards, lies below the tree of `own`.
+///
+/// # Errors
+/// The protocol's reason code follows from the variant.
+pub fn check_below(own: &DeviceId, topic: &str) -> Result<(), TopicError> {
+    check_text(topic)?;
+    if topic.contains(['+', '#']) {
+        return Err(TopicError::Wildcard);
+    }
+    below_own(own, topic).map(drop)
+}
+
 /// MQTT's matching of a topic against a lawful filter.
 pub fn filter_matches(filter: &str, topic: &str) -> bool {
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
@@ -148,6 +168,11 @@ pub fn filter_matches(filter: &str, topic: &str) -> bool {
 /// 1 to 64 of the characters of device ids.
 pub fn is_stream_name(text: &str) -> bool {
     text.len() <= STREAM_LEN_MAX && DeviceId::parse(text).is_ok()
+}
+
+/// What everything of a device lies below.
+pub fn tree(id: &DeviceId) -> String {
+    format!("devices/{id}/")
 }
 
 /// Up: the default stream for an empty `stream`.
@@ -275,8 +300,8 @@ mod tests {
         let (topic, expected) = row.rsplit_once(" -> ").expect("a row has an arrow");
         let got = match parse_publish(&own(), topic) {
             Ok(PublishTopic::Telemetry { stream }) => format!("telemetry [{stream}]"),
-            Ok(PublishTopic::TwinGet { rid }) => format!("get {rid}"),
-            Ok(PublishTopic::TwinReported { rid }) => format!("reported {rid}"),
+            Ok(PublishTopic::TwinGet { rid }) => format!("get {}", rid.unwrap_or_default()),
+            Ok(PublishTopic::TwinReported { rid }) => format!("reported {}", rid.unwrap_or_default()),
             Ok(PublishTopic::AzureTelemetry { properties: p }) => {
                 let mut text = "azure".to_owned();
                 let named = [
@@ -309,7 +334,9 @@ mod tests {
         check("devices/lamp/twin/get/7 -> get 7");
         check("devices/lamp/twin/get/ -> Invalid");
         check("devices/lamp/twin/get/7/8 -> Invalid");
-        check("devices/lamp/twin/get -> Unknown");
+        check("devices/lamp/twin/get -> get ");
+        check("devices/lamp/twin/reported -> reported ");
+        check("devices/lamp/twin/getx -> Unknown");
         check("devices/lamp/twin/reported/a-b -> reported a-b");
         check("devices/lamp/twin/desired -> Unknown");
         check("devices/lamp/telemetr -> Unknown");

@@ -104,6 +104,7 @@ fn subscriptions() -> impl Strategy<Value = Vec<Subscription>> {
     let one = filter.prop_map(|filter| Subscription {
         filter,
         qos: Qos::AtLeastOnce,
+        identifier: 0,
     });
     vec(one, 0..4)
 }
@@ -152,9 +153,15 @@ fn twin_match() -> impl Strategy<Value = TwinMatch> {
     ]
 }
 
+/// Two devices that may be gateways, or none.
+fn gateway_device() -> impl Strategy<Value = Option<DeviceId>> {
+    let named = prop_oneof![Just("hub"), Just("hub-2")].prop_map(|id| DeviceId::parse(id).unwrap());
+    option::weighted(0.3, named)
+}
+
 pub fn command() -> impl Strategy<Value = Command> {
-    let open = (gateway(), any::<bool>(), short(), option::of(will())).prop_map(
-        |(gateway, clean_start, expiry_secs, will)| {
+    let open = (gateway(), any::<bool>(), short(), option::of(will()), gateway_device()).prop_map(
+        |(gateway, clean_start, expiry_secs, will, via)| {
             Command::OpenSession(Box::new(OpenSession {
                 gateway,
                 clean_start,
@@ -162,15 +169,17 @@ pub fn command() -> impl Strategy<Value = Command> {
                 keep_alive_secs: 60,
                 protocol: 5,
                 will,
+                via,
             }))
         },
     );
     let update = (origin(), writes(), option::weighted(0.2, twin_match()));
     let filters = vec("[a-d]", 0..3);
     prop_oneof![
-        2 => (status(), precondition()).prop_map(|(status, condition)| Command::PutDevice { status, condition }),
-        1 => (option::of(status()), precondition())
-            .prop_map(|(status, condition)| Command::PatchDevice { status, condition }),
+        2 => (status(), precondition(), gateway_device())
+            .prop_map(|(status, condition, gateway)| Command::PutDevice { status, condition, gateway }),
+        1 => (option::of(status()), precondition(), option::of(gateway_device()))
+            .prop_map(|(status, condition, gateway)| Command::PatchDevice { status, condition, gateway }),
         1 => precondition().prop_map(|condition| Command::DeleteDevice { condition }),
         1 => Just(Command::ReadDevice),
         5 => open,
@@ -257,8 +266,15 @@ fn recorded() -> impl Strategy<Value = TelemetryRecorded> {
 }
 
 pub fn event() -> impl Strategy<Value = Event> {
-    let opened = (number(), gateway(), any::<bool>(), short(), option::of(will())).prop_map(
-        |(generation, gateway, clean, expiry_secs, will)| {
+    let opened = (
+        number(),
+        gateway(),
+        any::<bool>(),
+        short(),
+        option::of(will()),
+        gateway_device(),
+    )
+        .prop_map(|(generation, gateway, clean, expiry_secs, will, via)| {
             Event::SessionOpened(Box::new(SessionOpened {
                 generation,
                 gateway,
@@ -267,9 +283,9 @@ pub fn event() -> impl Strategy<Value = Event> {
                 keep_alive_secs: 1,
                 protocol: 4,
                 will,
+                via,
             }))
-        },
-    );
+        });
     let changed = (section(), number(), number(), json()).prop_map(|(section, ordinal, section_version, json)| {
         Event::TwinSectionChanged(Box::new(TwinSectionChanged {
             section,
@@ -299,6 +315,7 @@ pub fn event() -> impl Strategy<Value = Event> {
             refusal: Box::new(refusal)
         }),
         1 => number().prop_map(|generation| Event::WillDropped { generation }),
+        1 => gateway_device().prop_map(|gateway| Event::GatewayAssigned { gateway }),
     ]
 }
 
@@ -323,8 +340,9 @@ fn session() -> impl Strategy<Value = Session> {
         option::of(will()),
         option::of(timestamp()),
         option::of(timestamp()),
+        gateway_device(),
     );
-    (ids, rest).prop_map(|(ids, (refused, subscriptions, will, will_due, expires_at))| {
+    (ids, rest).prop_map(|(ids, (refused, subscriptions, will, will_due, expires_at, via))| {
         let (generation, gateway, connected, lost, expiry_secs, last_ordinal) = ids;
         Session {
             generation,
@@ -341,18 +359,20 @@ fn session() -> impl Strategy<Value = Session> {
             will: will.map(Box::new),
             will_due,
             expires_at,
+            via,
         }
     })
 }
 
 /// A state no history leads to, most of the time.
 pub fn wild_state() -> impl Strategy<Value = DeviceState> {
-    let registration = (status(), number()).prop_map(|(status, etag)| Registration {
+    let registration = (status(), number(), gateway_device()).prop_map(|(status, etag, gateway)| Registration {
         status,
         etag,
         created_at: Timestamp(0),
         updated_at: Timestamp(0),
         automatic: false,
+        gateway,
     });
     let head =
         (number(), number(), option::of(timestamp())).prop_map(|(last_seq, first_seq, oldest_at)| TelemetryHead {

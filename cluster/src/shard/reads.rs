@@ -112,7 +112,8 @@ fn view_of(key: &DeviceKey, state: &DeviceState) -> Option<DeviceView> {
 fn wanted(query: &ListQuery, view: &DeviceView) -> bool {
     let status = query.status.is_none_or(|status: Status| view.status == status);
     let connected = view.connection.as_ref().is_some_and(|c| c.connected);
-    status && query.connected.is_none_or(|wanted| wanted == connected)
+    let gateway = query.gateway.is_none() || query.gateway == view.gateway;
+    status && gateway && query.connected.is_none_or(|wanted| wanted == connected)
 }
 
 /// The evidence of a telemetry message that is still there.

@@ -17,6 +17,7 @@ pub fn register() -> Command {
     Command::PutDevice {
         status: Status::Enabled,
         condition: Precondition::None,
+        gateway: None,
     }
 }
 

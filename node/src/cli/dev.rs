@@ -157,12 +157,13 @@ fn print_endpoints(directory: &Directory, output: Output) {
     output::line(&format!(
         "holdfast serves; Ctrl-C stops it\n\
          \x20 devices    mqtt://{}   (development mode: no credentials, this machine only)\n\
+         \x20            ws://{}/mqtt\n\
          \x20 operators  http://{}\n\
          \x20 token      {}\n\
          \x20 data       {dir}\n\
          try\n\
          \x20 mosquitto_pub -h {host} -p {port} -V 5 -q 1 -i lamp-1 -t devices/lamp-1/telemetry -m '{{\"lit\":true}}'\n\
          \x20 holdfast device telemetry lamp-1 --dir {dir}",
-        node.mqtt, node.http, file.token
+        node.mqtt, node.ws, node.http, file.token
     ));
 }

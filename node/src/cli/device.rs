@@ -71,6 +71,9 @@ pub enum DeviceCommand {
         /// Whether it may connect
         #[arg(long, value_enum, default_value = "enabled")]
         status: StatusArg,
+        /// The gateway device that may act for it
+        #[arg(long, value_name = "ID")]
+        gateway: Option<String>,
     },
     /// Show one device
     #[command(after_help = "Example:\n  holdfast device get lamp-1 --output json")]
@@ -91,13 +94,21 @@ pub enum DeviceCommand {
         target: Target,
     },
     /// Change a device's registration
-    #[command(after_help = "Example:\n  holdfast device update lamp-1 --status disabled --etag 3")]
+    #[command(
+        after_help = "Example:\n  holdfast device update lamp-1 --status disabled --etag 3\n  holdfast device update meter-7 --gateway hub-1"
+    )]
     Update {
         #[command(flatten)]
         device: Conditional,
         /// Whether it may connect
-        #[arg(long, value_enum)]
-        status: StatusArg,
+        #[arg(long, value_enum, required_unless_present_any = ["gateway", "no_gateway"])]
+        status: Option<StatusArg>,
+        /// The gateway device that may act for it
+        #[arg(long, value_name = "ID", conflicts_with = "no_gateway")]
+        gateway: Option<String>,
+        /// No gateway device may act for it any more
+        #[arg(long)]
+        no_gateway: bool,
     },
     /// Remove a device with its twin and telemetry
     #[command(after_help = "Example:\n  holdfast device delete lamp-1")]
@@ -149,9 +160,9 @@ pub enum DeviceCommand {
 /// What went wrong, with its exit code.
 pub async fn run(command: DeviceCommand, output: Output) -> Result<(), Failure> {
     match command {
-        DeviceCommand::Create { one, status } => {
+        DeviceCommand::Create { one, status, gateway } => {
             let headers = vec![("if-none-match", "*".to_owned())];
-            let body = Some((JSON, json!({ "status": status.name() })));
+            let body = Some((JSON, json!({ "status": status.name(), "gateway": gateway })));
             let answer = call(&one.target, Method::PUT, &device_path(&one.id, ""), headers, body).await?;
             show_device(output, &answer.body);
         }
@@ -173,9 +184,21 @@ pub async fn run(command: DeviceCommand, output: Output) -> Result<(), Failure> 
             let answer = call(&target, Method::GET, &format!("/api/v1/devices{query}"), vec![], None).await?;
             show_list(output, &answer.body);
         }
-        DeviceCommand::Update { device, status } => set_status(device, status, output).await?,
-        DeviceCommand::Enable(device) => set_status(device, StatusArg::Enabled, output).await?,
-        DeviceCommand::Disable(device) => set_status(device, StatusArg::Disabled, output).await?,
+        DeviceCommand::Update {
+            device,
+            status,
+            gateway,
+            no_gateway,
+        } => {
+            let mut patch = serde_json::Map::new();
+            patch.extend(status.map(|status| ("status".to_owned(), status.name().into())));
+            if gateway.is_some() || no_gateway {
+                patch.insert("gateway".to_owned(), gateway.into());
+            }
+            update(device, Value::Object(patch), output).await?;
+        }
+        DeviceCommand::Enable(device) => update(device, json!({ "status": "enabled" }), output).await?,
+        DeviceCommand::Disable(device) => update(device, json!({ "status": "disabled" }), output).await?,
         DeviceCommand::Delete(Conditional { one, etag }) => {
             let answer = call(
                 &one.target,
@@ -217,9 +240,9 @@ pub async fn run(command: DeviceCommand, output: Output) -> Result<(), Failure> 
     Ok(())
 }
 
-async fn set_status(device: Conditional, status: StatusArg, output: Output) -> Result<(), Failure> {
+async fn update(device: Conditional, patch: Value, output: Output) -> Result<(), Failure> {
     let Conditional { one, etag } = device;
-    let body = Some((MERGE_PATCH, json!({ "status": status.name() })));
+    let body = Some((MERGE_PATCH, patch));
     let answer = call(
         &one.target,
         Method::PATCH,

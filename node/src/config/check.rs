@@ -56,11 +56,12 @@ fn members(reader: &mut Reader<'_>, config: &NodeConfig) {
 }
 
 fn listen(reader: &mut Reader<'_>, config: &NodeConfig) {
-    let listen = [
+    let mut listen = vec![
         ("mqtt", config.listen.mqtt),
         ("http", config.listen.http),
         ("peer", config.listen.peer),
     ];
+    listen.extend(config.listen.ws.map(|address| ("ws", address)));
     for (at, (name, address)) in listen.iter().enumerate() {
         if !address.ip().is_loopback() {
             let reason = format!(

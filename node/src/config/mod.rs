@@ -77,6 +77,10 @@ pub struct Listen {
     pub mqtt: SocketAddr,
     pub http: SocketAddr,
     pub peer: SocketAddr,
+    /// MQTT over WebSocket, if it is spoken.
+    pub ws: Option<SocketAddr>,
+    /// Whose pages may open a WebSocket, beside those of this machine.
+    pub ws_origins: Vec<String>,
 }
 
 #[derive(Clone, Debug)]

@@ -94,6 +94,8 @@ fn listen(reader: &mut Reader<'_>) -> Listen {
         mqtt: address(reader, "mqtt", "127.0.0.1:1883"),
         http: address(reader, "http", "127.0.0.1:8080"),
         peer: address(reader, "peer", "127.0.0.1:7400"),
+        ws: optional_address(reader, "ws", "127.0.0.1:8083"),
+        ws_origins: origins(reader),
     }
 }
 
@@ -183,6 +185,29 @@ fn address(reader: &mut Reader<'_>, name: &'static str, default: &str) -> Socket
         reader.refuse("listen", name, reason);
         default.parse().expect("defaults are addresses")
     })
+}
+
+fn optional_address(reader: &mut Reader<'_>, name: &'static str, example: &str) -> Option<SocketAddr> {
+    let text = reader.optional_text("listen", name)?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        let reason = format!("{text:?} is no address; write IP:PORT, such as \"{example}\"");
+        reader.refuse("listen", name, reason);
+    }
+    address
+}
+
+/// Separated by commas.
+fn origins(reader: &mut Reader<'_>) -> Vec<String> {
+    let text = reader.optional_text("listen", "ws_origins").unwrap_or_default();
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let origins: Vec<String> = items.map(str::to_owned).collect();
+    let odd = |origin: &&String| *origin != "*" && !(origin.contains("://") && !origin.ends_with('/'));
+    if let Some(odd) = origins.iter().find(odd) {
+        let reason = format!("{odd:?} is no origin; write SCHEME://HOST, such as \"https://app.example\", or \"*\"");
+        reader.refuse("listen", "ws_origins", reason);
+    }
+    origins
 }
 
 /// Names end up in logs, metrics and file names: short, printable, without spaces.

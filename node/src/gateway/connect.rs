@@ -30,6 +30,7 @@ pub(super) struct Request {
     pub(super) client_receive_maximum: u16,
     pub(super) user_properties: usize,
     pub(super) auth_method: bool,
+    pub(super) wants_response_info: bool,
 }
 
 pub(super) struct WillRequest {
@@ -177,6 +178,7 @@ fn request3(connect: v3::Connect) -> Request {
         client_receive_maximum: u16::MAX,
         user_properties: 0,
         auth_method: false,
+        wants_response_info: false,
     }
 }
 
@@ -199,6 +201,7 @@ fn request5(connect: v5::Connect) -> Request {
             properties: will.user_properties,
         }),
         client_receive_maximum: connect.receive_max.map_or(u16::MAX, NonZeroU16::get),
+        wants_response_info: connect.request_response_info,
         auth_method: connect.auth_method.is_some() || connect.auth_data.is_some(),
     }
 }

@@ -13,8 +13,10 @@ use actors::ports::{CallError, CallResult, Downlink, DownlinkBody, ReplyTo};
 use actors::wire::topic;
 use rand::Rng;
 use rmqtt_codec::types::Publish;
+use rmqtt_codec::v5::PublishProperties;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::alias::Aliases;
 use super::downlink::{granted, Down};
 use super::handshake::Admitted;
 use super::inflight::{InFlight, Pause};
@@ -41,6 +43,7 @@ pub struct Connection<S> {
     pub(super) inflight: InFlight,
     pub(super) down: Down,
     pub(super) subscriptions: Vec<Subscription>,
+    pub(super) aliases: Aliases,
     /// A publish that waits for room in the node's budget (3.1.1 cannot be refused one).
     pub(super) held: Option<Box<Publish>>,
     pub(super) now: Instant,
@@ -73,6 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             key: admitted.key,
             protocol: admitted.protocol,
             subscriptions: admitted.subscriptions,
+            aliases: Aliases::default(),
             silence_max: (keep_alive > 0).then(|| Duration::from_millis(keep_alive * 1500)),
             expiry_secs: admitted.expiry_secs,
             shared,
@@ -177,13 +181,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Publishes to the device at the QoS it subscribed with, if it did.
     pub(super) fn publish_down(&mut self, topic: String, payload: Vec<u8>) {
+        self.publish_down_with(topic, payload, None);
+    }
+
+    /// As above, with properties for MQTT 5.
+    pub(super) fn publish_down_with(
+        &mut self,
+        topic: String,
+        payload: Vec<u8>,
+        properties: Option<Box<PublishProperties>>,
+    ) {
         match granted(&self.subscriptions, &topic) {
             None => metrics::downlink_dropped("not_subscribed"),
-            Some(qos) => {
+            Some(grant) => {
                 let outgoing = Outgoing {
                     topic,
                     payload,
-                    at_least_once: qos == actors::device::Qos::AtLeastOnce,
+                    at_least_once: grant.qos == actors::device::Qos::AtLeastOnce,
+                    properties: grant.properties(properties),
                 };
                 self.down.push(&self.shared.limits, outgoing);
             }
@@ -225,7 +240,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let decoded = self.protocol.decode(&mut self.socket.input);
         let incoming = decoded.map_err(|violation| self.offence(violation))?;
         match incoming {
-            Incoming::Publish(publish) => self.on_publish(publish),
+            Incoming::Publish(mut publish) => {
+                let resolved = self.aliases.resolve(&mut publish, self.shared.limits.topic_alias_max);
+                resolved.map_err(|violation| self.offence(violation))?;
+                self.on_publish(publish)
+            }
             Incoming::PubAck(packet_id) => {
                 self.down.acknowledged(packet_id);
                 Ok(())

@@ -3,11 +3,12 @@
 //! Volatile: what does not fit is dropped and counted, for the device reads its twin again.
 
 use std::collections::VecDeque;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use actors::device::{Qos, Subscription};
 use actors::wire::topic;
 use bytes::BytesMut;
+use rmqtt_codec::v5::PublishProperties;
 
 use super::limits::Limits;
 use super::metrics;
@@ -92,9 +93,41 @@ impl Down {
     }
 }
 
-/// The QoS at which a client that holds these subscriptions gets a publish to `topic`; `None`: it
-/// did not ask for it.
-pub fn granted(subscriptions: &[Subscription], topic: &str) -> Option<Qos> {
-    let matching = subscriptions.iter().filter(|s| topic::filter_matches(&s.filter, topic));
-    matching.map(|s| s.qos).max()
+/// How a client gets a publish: at the highest QoS of the subscriptions that match, with the
+/// identifiers of all of them.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Grant {
+    pub qos: Qos,
+    identifiers: Vec<NonZeroU32>,
+}
+
+impl Grant {
+    /// `properties` with the identifiers.
+    pub fn properties(self, properties: Option<Box<PublishProperties>>) -> Option<Box<PublishProperties>> {
+        if self.identifiers.is_empty() {
+            return properties;
+        }
+        let mut properties = properties.unwrap_or_default();
+        properties.subscription_ids = self.identifiers;
+        Some(properties)
+    }
+}
+
+/// What a client that holds these subscriptions gets of a publish to `topic`; `None`: it did not
+/// ask for it.
+pub fn granted(subscriptions: &[Subscription], topic: &str) -> Option<Grant> {
+    let mut matching = subscriptions
+        .iter()
+        .filter(|s| topic::filter_matches(&s.filter, topic))
+        .peekable();
+    matching.peek()?;
+    let mut grant = Grant {
+        qos: Qos::AtMostOnce,
+        identifiers: Vec::new(),
+    };
+    for subscription in matching {
+        grant.qos = grant.qos.max(subscription.qos);
+        grant.identifiers.extend(NonZeroU32::new(subscription.identifier));
+    }
+    Some(grant)
 }

@@ -142,6 +142,7 @@ async fn open(
         keep_alive_secs,
         protocol: if protocol.is_v5() { 5 } else { 4 },
         will,
+        via: None,
     };
     let key = DeviceKey::new(tenant, device);
     commit(shared, key, command).await
@@ -279,11 +280,14 @@ fn accept(shared: &Shared, mut protocol: Protocol, request: &Request, opened: Op
         max_qos: QoS::AtLeastOnce,
         // The whole packet, with the longest fixed header.
         max_packet_size: Some(limits.packet_bytes_max.saturating_add(5)),
-        topic_alias_max: 0,
+        topic_alias_max: limits.topic_alias_max,
         retain_available: false,
         wildcard_subscription_available: true,
-        subscription_identifiers_available: false,
+        subscription_identifiers_available: true,
         shared_subscription_available: false,
+        response_info: request
+            .wants_response_info
+            .then(|| topic::tree(&opened.key.device).into()),
         server_keepalive_sec: (opened.keep_alive_secs != request.keep_alive_secs).then_some(opened.keep_alive_secs),
         ..v5::ConnectAck::default()
     });

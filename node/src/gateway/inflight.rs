@@ -15,6 +15,7 @@ use actors::ports::{CallError, CallResult};
 use rmqtt_codec::v5::{PublishAckReason, SubscribeAckReason};
 
 use super::reasons::{self, End};
+use super::response::ResponseTo;
 
 /// What to tell the client once the answer is there.
 #[derive(Debug)]
@@ -36,10 +37,10 @@ pub enum After {
         filters: Vec<Option<String>>,
     },
     TwinRead {
-        rid: String,
+        to: ResponseTo,
     },
     TwinReported {
-        rid: String,
+        to: ResponseTo,
         packet_id: Option<NonZeroU16>,
     },
 }

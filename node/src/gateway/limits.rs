@@ -25,6 +25,8 @@ pub struct Limits {
     pub qos0_in_flight_max: usize,
     /// Payload bytes in flight over all connections of this node. Default 256 MiB.
     pub node_in_flight_bytes_max: usize,
+    /// Topic aliases a client may use in one connection (MQTT 5). Default 16.
+    pub topic_alias_max: u16,
     /// User properties of one packet. Default 64.
     pub user_properties_max: usize,
     /// Bytes waiting for one client to read them; beyond, it is not read from. Default 128 KiB.
@@ -65,6 +67,7 @@ impl Default for Limits {
             in_flight_max: 256,
             qos0_in_flight_max: 128,
             node_in_flight_bytes_max: 256 * 1024 * 1024,
+            topic_alias_max: 16,
             user_properties_max: 64,
             write_buffer_bytes_max: 128 * 1024,
             slow_reader_timeout: Duration::from_secs(30),

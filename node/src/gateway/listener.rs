@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actors::id::{DeviceKey, NodeId, ShardId};
@@ -19,7 +19,8 @@ use super::port::Devices;
 use super::registry::Registry;
 use super::shared::Shared;
 use super::socket::Socket;
-use super::{handshake, metrics};
+use super::stream::Stream;
+use super::{handshake, metrics, upgrade};
 
 /// How often a draining node is asked whether its connections may go.
 const DRAIN_POLL: Duration = Duration::from_millis(100);
@@ -31,6 +32,10 @@ const BACKLOG: i32 = 4096;
 pub struct GatewayConfig {
     /// Where MQTT over TCP is spoken; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where MQTT over WebSocket is spoken, if anywhere.
+    pub listen_ws: Option<SocketAddr>,
+    /// Whose pages may open a WebSocket, beside those of this machine; `*` is everybody's.
+    pub ws_origins: Vec<String>,
     pub limits: Limits,
     pub policy: LivePolicy,
     pub authenticator: Arc<dyn Authenticator>,
@@ -42,6 +47,14 @@ pub struct GatewayConfig {
 pub struct Gateway {
     shared: Arc<Shared>,
     address: SocketAddr,
+    ws_address: Option<SocketAddr>,
+}
+
+/// What is spoken below MQTT.
+#[derive(Clone, Copy)]
+enum Below {
+    Tcp,
+    WebSocket,
 }
 
 impl Gateway {
@@ -58,23 +71,45 @@ impl Gateway {
         };
         let listener = listen(config.listen)?;
         let address = listener.local_addr()?;
+        let ws_listener = config.listen_ws.map(listen).transpose()?;
+        let ws_address = ws_listener
+            .as_ref()
+            .map(std::net::TcpListener::local_addr)
+            .transpose()?;
         let shared = Arc::new(Shared::new(
             config.limits,
             config.policy,
             devices,
             config.authenticator,
             config.registry,
+            config.ws_origins,
         ));
-        let acceptor = Acceptor {
-            shared: shared.clone(),
-            arbiters,
-            next: 0,
-        };
-        first.spawn(acceptor.run(listener));
+        let pace = Arc::new(Mutex::new(Pace::new(shared.limits.accepts_per_sec_max)));
+        let ws = ws_listener.map(|listener| (listener, Below::WebSocket));
+        for (listener, below) in std::iter::once((listener, Below::Tcp)).chain(ws) {
+            let acceptor = Acceptor {
+                shared: shared.clone(),
+                arbiters: arbiters.clone(),
+                next: 0,
+                below,
+                pace: pace.clone(),
+            };
+            first.spawn(acceptor.run(listener));
+        }
         first.spawn(watch_leaders(shared.clone()));
         first.spawn(watch_drain(shared.clone()));
-        tracing::info!(%address, "MQTT listening");
-        Ok(Self { shared, address })
+        tracing::info!(%address, websocket = ?ws_address, "MQTT listening");
+        Ok(Self {
+            shared,
+            address,
+            ws_address,
+        })
+    }
+
+    /// Where MQTT over WebSocket is spoken.
+    #[must_use]
+    pub fn ws_address(&self) -> Option<SocketAddr> {
+        self.ws_address
     }
 
     #[must_use]
@@ -170,6 +205,9 @@ struct Acceptor {
     shared: Arc<Shared>,
     arbiters: Vec<ArbiterHandle>,
     next: usize,
+    below: Below,
+    /// Of all listeners together.
+    pace: Arc<Mutex<Pace>>,
 }
 
 impl Acceptor {
@@ -181,7 +219,6 @@ impl Acceptor {
                 return;
             }
         };
-        let mut pace = Pace::new(self.shared.limits.accepts_per_sec_max);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -195,7 +232,12 @@ impl Acceptor {
                     tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
-            if let Some(pause) = pace.accepted(Instant::now()) {
+            let pause = self
+                .pace
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .accepted(Instant::now());
+            if let Some(pause) = pause {
                 tokio::time::sleep(pause).await;
             }
         }
@@ -213,8 +255,9 @@ impl Acceptor {
             Err(_) => return metrics::rejected("closed_before_connect"),
         };
         self.next = (self.next + 1) % self.arbiters.len();
+        let below = self.below;
         let sent = self.arbiters[self.next].spawn_fn(move || {
-            actix_rt::spawn(serve(place, stream, peer));
+            actix_rt::spawn(serve(place, stream, peer, below));
         });
         if !sent {
             metrics::rejected("arbiter_stopped");
@@ -253,11 +296,18 @@ impl Drop for Place {
     }
 }
 
-async fn serve(place: Place, stream: std::net::TcpStream, peer: SocketAddr) {
+async fn serve(place: Place, stream: std::net::TcpStream, peer: SocketAddr, below: Below) {
     let Ok(stream) = TcpStream::from_std(stream) else {
         return metrics::rejected("closed_before_connect");
     };
     let shared = place.shared.clone();
+    let stream = match below {
+        Below::Tcp => Stream::Tcp(stream),
+        Below::WebSocket => match Box::pin(upgrade::accept(&shared, stream)).await {
+            Some(stream) => Stream::WebSocket(Box::new(stream)),
+            None => return,
+        },
+    };
     let mut socket = Socket::new(stream);
     // Boxed apart: most of a connection's life needs only the second.
     let admitted = Box::pin(handshake::admit(&shared, &mut socket, peer)).await;

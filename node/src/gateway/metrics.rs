@@ -23,6 +23,12 @@ pub const METRICS: &[(&str, &str, &str, &str)] = &[
         "reason",
         "what clients did against protocol or bounds",
     ),
+    (
+        WEBSOCKET_FAILURES,
+        "counter",
+        "reason",
+        "WebSockets ended for what their frames were",
+    ),
     (PUBLISHES, "counter", "qos", "PUBLISH packets received"),
     (
         PUBLISH_BYTES,
@@ -65,6 +71,7 @@ const CONNECTS: &str = "holdfast_mqtt_connects_total";
 const ENDS: &str = "holdfast_mqtt_ends_total";
 const REJECTED: &str = "holdfast_mqtt_rejected_total";
 const VIOLATIONS: &str = "holdfast_mqtt_violations_total";
+const WEBSOCKET_FAILURES: &str = "holdfast_mqtt_websocket_failures_total";
 const PUBLISHES: &str = "holdfast_mqtt_publishes_total";
 const PUBLISH_BYTES: &str = "holdfast_mqtt_publish_bytes_total";
 const PUBACKS: &str = "holdfast_mqtt_pubacks_total";
@@ -99,6 +106,10 @@ pub(super) fn ended(reason: &'static str) {
 
 pub(super) fn rejected(reason: &'static str) {
     counter!(REJECTED, "reason" => reason).increment(1);
+}
+
+pub(super) fn websocket_failed(reason: &'static str) {
+    counter!(WEBSOCKET_FAILURES, "reason" => reason).increment(1);
 }
 
 pub(super) fn violation(reason: &'static str) {

@@ -5,6 +5,7 @@
 //! Raft or disks: commands leave through [`port::Devices`], answers and downlinks come back into
 //! a connection's mailbox.
 
+mod alias;
 mod auth;
 mod closer;
 mod connect;
@@ -21,12 +22,16 @@ mod proto;
 mod publish;
 mod reasons;
 mod registry;
+mod response;
 mod session;
 mod shared;
 mod socket;
+mod stream;
 mod subscribe;
 mod twin;
+mod upgrade;
 mod waiting;
+mod websocket;
 
 pub use auth::{Authenticator, Credentials, OpenOnLoopback, Verdict};
 pub use limits::Limits;

@@ -3,7 +3,7 @@
 //! Whole packets only: the socket looks at the length first. Strings with U+0000 are refused here
 //! because the codec lets them pass.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use bytes::BytesMut;
 use bytestring::ByteString;
@@ -11,7 +11,9 @@ use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::{v3, v5};
 use tokio_util::codec::{Decoder, Encoder};
 
+use super::alias;
 use super::reasons::Violation;
+use super::socket::{front, Front};
 
 /// A packet after CONNECT.
 #[derive(Debug)]
@@ -37,7 +39,8 @@ pub enum Incoming {
 pub struct Subscribe {
     pub packet_id: NonZeroU16,
     pub filters: Vec<(ByteString, QoS)>,
-    pub has_identifier: bool,
+    /// 0: none.
+    pub identifier: u32,
     pub properties: usize,
 }
 
@@ -47,6 +50,8 @@ pub struct Outgoing {
     pub topic: String,
     pub payload: Vec<u8>,
     pub at_least_once: bool,
+    /// What MQTT 5 clients get to know beside; `None`: nothing.
+    pub properties: Option<Box<v5::PublishProperties>>,
 }
 
 #[derive(Debug)]
@@ -74,6 +79,11 @@ impl Protocol {
     /// Says what the client did wrong; the connection cannot go on.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Incoming, Violation> {
         self.check_empty(input)?;
+        if let (Protocol::V5(_), Front::Packet { header, .. }) = (&*self, front(input)) {
+            if alias::is_zero(input, header) {
+                return Err(Violation::TopicAlias);
+            }
+        }
         match self {
             Protocol::V3(codec) => {
                 let (packet, _) = codec.decode(input)?.ok_or(Violation::Malformed)?;
@@ -170,7 +180,9 @@ impl Protocol {
             topic: outgoing.topic.into(),
             packet_id,
             payload: outgoing.payload.into(),
-            properties: self.is_v5().then(v5::PublishProperties::default),
+            properties: self
+                .is_v5()
+                .then(|| outgoing.properties.map(|p| *p).unwrap_or_default()),
         });
         match self {
             Protocol::V3(codec) => put(codec, v3::Packet::Publish(publish), out),
@@ -218,7 +230,7 @@ fn from_v3(packet: v3::Packet) -> Result<Incoming, Violation> {
         } => Incoming::Subscribe(Subscribe {
             packet_id,
             filters: topic_filters,
-            has_identifier: false,
+            identifier: 0,
             properties: 0,
         }),
         v3::Packet::Unsubscribe {
@@ -252,7 +264,7 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, Violation> {
                 .into_iter()
                 .map(|(filter, options)| (filter, options.qos))
                 .collect(),
-            has_identifier: subscribe.id.is_some(),
+            identifier: subscribe.id.map_or(0, NonZeroU32::get),
             properties: subscribe.user_properties.len(),
         }),
         v5::Packet::Unsubscribe(unsubscribe) => Incoming::Unsubscribe {
@@ -273,9 +285,6 @@ fn check_publish_properties(publish: &Publish) -> Result<(), Violation> {
     let Some(properties) = &publish.properties else {
         return Ok(());
     };
-    if properties.topic_alias.is_some() {
-        return Err(Violation::TopicAlias);
-    }
     // Servers send subscription identifiers, clients must not.
     if !properties.subscription_ids.is_empty() {
         return Err(Violation::Protocol);

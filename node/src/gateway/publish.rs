@@ -175,11 +175,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.answer_unsubscribe(packet_id, &filters);
                 Ok(())
             }
-            After::TwinRead { rid } => {
-                self.answer_twin_get(&rid, outcome);
+            After::TwinRead { to } => {
+                self.answer_twin_get(to, outcome);
                 Ok(())
             }
-            After::TwinReported { rid, packet_id } => self.answer_twin_reported(&rid, packet_id, outcome),
+            After::TwinReported { to, packet_id } => self.answer_twin_reported(to, packet_id, outcome),
         }
     }
 

@@ -27,7 +27,6 @@ pub enum Violation {
     /// A packet id was used again before its PUBACK.
     PacketIdInUse,
     TooManyProperties,
-    SubscriptionIdentifier,
 }
 
 impl Violation {
@@ -43,7 +42,6 @@ impl Violation {
             Violation::Qos2 => Bye::QosNotSupported,
             // No code says "too many properties"; 0x83 is the honest one, and the reason is counted.
             Violation::TooManyProperties => Bye::ImplementationSpecificError,
-            Violation::SubscriptionIdentifier => Bye::SubscriptionIdentifiersNotSupported,
         }
     }
 
@@ -59,7 +57,6 @@ impl Violation {
             Violation::Qos2 => "qos2",
             Violation::PacketIdInUse => "packet_id_in_use",
             Violation::TooManyProperties => "too_many_properties",
-            Violation::SubscriptionIdentifier => "subscription_identifier",
         }
     }
 }
@@ -163,7 +160,7 @@ pub fn ends_session(refusal: &Refusal) -> Option<End> {
 /// Why a publish was not carried out.
 pub fn puback(refusal: &Refusal) -> PublishAckReason {
     match refusal {
-        Refusal::NotRegistered | Refusal::Disabled | Refusal::SectionForbidden { .. } => {
+        Refusal::NotRegistered | Refusal::Disabled | Refusal::SectionForbidden { .. } | Refusal::NotGateway { .. } => {
             PublishAckReason::NotAuthorized
         }
         Refusal::SectionTooLarge { .. } | Refusal::TooManySubscriptions { .. } => PublishAckReason::QuotaExceeded,
@@ -175,6 +172,7 @@ pub fn puback(refusal: &Refusal) -> PublishAckReason {
         | Refusal::StaleSession { .. }
         | Refusal::OrdinalGap { .. }
         | Refusal::FilterInvalid { .. }
+        | Refusal::GatewayInvalid { .. }
         | Refusal::Quarantined => PublishAckReason::ImplementationSpecificError,
     }
 }
@@ -182,7 +180,7 @@ pub fn puback(refusal: &Refusal) -> PublishAckReason {
 pub fn suback(refusal: &Refusal) -> SubscribeAckReason {
     match refusal {
         Refusal::TooManySubscriptions { .. } => SubscribeAckReason::QuotaExceeded,
-        Refusal::NotRegistered | Refusal::Disabled => SubscribeAckReason::NotAuthorized,
+        Refusal::NotRegistered | Refusal::Disabled | Refusal::NotGateway { .. } => SubscribeAckReason::NotAuthorized,
         Refusal::FilterInvalid { .. } => SubscribeAckReason::TopicFilterInvalid,
         _ => SubscribeAckReason::UnspecifiedError,
     }
@@ -192,13 +190,14 @@ pub fn suback(refusal: &Refusal) -> SubscribeAckReason {
 pub fn twin_status(refusal: &Refusal) -> u16 {
     match refusal {
         Refusal::NotRegistered => 404,
-        Refusal::Disabled | Refusal::SectionForbidden { .. } => 403,
+        Refusal::Disabled | Refusal::SectionForbidden { .. } | Refusal::NotGateway { .. } => 403,
         Refusal::StaleVersion { .. } => 412,
         Refusal::SectionTooLarge { .. } | Refusal::TooManySubscriptions { .. } => 413,
         Refusal::SectionTooDeep { .. }
         | Refusal::SectionInvalid { .. }
         | Refusal::TelemetryInvalid { .. }
-        | Refusal::FilterInvalid { .. } => 400,
+        | Refusal::FilterInvalid { .. }
+        | Refusal::GatewayInvalid { .. } => 400,
         Refusal::AlreadyRegistered | Refusal::StaleSession { .. } | Refusal::OrdinalGap { .. } => 409,
         Refusal::Quarantined => 500,
     }

@@ -18,6 +18,8 @@ pub struct Shared {
     pub devices: Arc<dyn Devices>,
     pub authenticator: Arc<dyn Authenticator>,
     pub registry: Arc<Registry>,
+    /// Whose pages may open a WebSocket, beside those of this machine.
+    pub ws_origins: Vec<String>,
     /// Payload bytes in flight over all connections.
     pub in_flight_bytes: Budget,
     pub connections: Budget,
@@ -33,6 +35,7 @@ impl Shared {
         devices: Arc<dyn Devices>,
         authenticator: Arc<dyn Authenticator>,
         registry: Arc<Registry>,
+        ws_origins: Vec<String>,
     ) -> Self {
         Self {
             in_flight_bytes: Budget::new(limits.node_in_flight_bytes_max),
@@ -44,6 +47,7 @@ impl Shared {
             devices,
             authenticator,
             registry,
+            ws_origins,
         }
     }
 

@@ -17,11 +17,8 @@ use super::reasons::{self, End, Violation};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// # Errors
-    /// Ends the connection: a subscription identifier, or too many user properties.
+    /// Ends the connection: too many user properties.
     pub(super) fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), End> {
-        if subscribe.has_identifier {
-            return Err(self.offence(Violation::SubscriptionIdentifier));
-        }
         if subscribe.properties > self.shared.limits.user_properties_max {
             return Err(self.offence(Violation::TooManyProperties));
         }
@@ -35,6 +32,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     granted.push(Subscription {
                         filter: filter.to_string(),
                         qos,
+                        identifier: subscribe.identifier,
                     });
                 }
                 Err(error) => status.push(refused(error)),

@@ -13,28 +13,37 @@ use super::connection::Connection;
 use super::inflight::{After, Outcome};
 use super::publish::{digest, refusal_of, Admission};
 use super::reasons::{self, End};
+use super::response::ResponseTo;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// The request is acknowledged in its turn, the response follows; nothing is written.
-    pub(super) fn on_twin_get(&mut self, publish: &Publish, rid: String) -> Result<(), End> {
+    pub(super) fn on_twin_get(&mut self, publish: &Publish, rid: Option<String>) -> Result<(), End> {
+        let to = match self.response_to(publish, rid) {
+            Ok(to) => to,
+            Err((reason, why)) => return self.refuse(publish, reason, why),
+        };
         if let Some(packet_id) = publish.packet_id {
             let after = After::PubAck { packet_id };
             self.inflight
                 .push_local(after, Outcome::Local(PublishAckReason::Success), self.now);
         }
         self.inflight
-            .push_read(After::TwinRead { rid }, Command::ReadTwin, self.now);
+            .push_read(After::TwinRead { to }, Command::ReadTwin, self.now);
         Ok(())
     }
 
     /// A patch that breaks the rules is answered with a status, and in MQTT 5 in its PUBACK; the
     /// request itself was understood, so that even a 3.1.1 connection stays.
-    pub(super) fn on_twin_reported(&mut self, publish: Box<Publish>, rid: String) -> Result<(), End> {
+    pub(super) fn on_twin_reported(&mut self, publish: Box<Publish>, rid: Option<String>) -> Result<(), End> {
         let packet_id = publish.packet_id;
+        let to = match self.response_to(&publish, rid) {
+            Ok(to) => to,
+            Err((reason, why)) => return self.refuse(&publish, reason, why),
+        };
         let write = match self.patch(&publish) {
             Ok(write) => write,
             Err((status, why)) => {
-                let after = After::TwinReported { rid, packet_id };
+                let after = After::TwinReported { to, packet_id };
                 self.inflight
                     .push_local(after, Outcome::LocalTwin(status, why), self.now);
                 return Ok(());
@@ -49,7 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             dup: publish.dup,
             digest,
         });
-        let after = After::TwinReported { rid, packet_id };
+        let after = After::TwinReported { to, packet_id };
         self.inflight
             .push(after, digest, bytes, self.now, |fence| Command::UpdateTwin {
                 origin: Origin::Session { fence, delivery },
@@ -57,6 +66,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 condition: None,
             });
         Ok(())
+    }
+
+    fn response_to(
+        &self,
+        publish: &Publish,
+        rid: Option<String>,
+    ) -> Result<ResponseTo, (PublishAckReason, &'static str)> {
+        let device = &self.key.device;
+        let by_rid = rid.map(|rid| topic::twin_response(device, &rid));
+        ResponseTo::of(device, by_rid, publish)
     }
 
     fn patch(&self, publish: &Publish) -> Result<SectionWrite, (u16, String)> {
@@ -71,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(write)
     }
 
-    pub(super) fn answer_twin_get(&mut self, rid: &str, outcome: Outcome) {
+    pub(super) fn answer_twin_get(&mut self, to: ResponseTo, outcome: Outcome) {
         let refusal = refusal_of(&outcome).map(|r| problem(reasons::twin_status(r), &r.to_string()));
         let body = match (refusal, outcome) {
             (Some(problem), _) => problem,
@@ -84,14 +103,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             ) => twin_json(&view),
             _ => problem(500, "the device gave no twin"),
         };
-        self.respond(rid, body);
+        self.respond(to, body);
     }
 
     /// # Errors
     /// Never in MQTT 5; a 3.1.1 connection stays too, because the response says it.
     pub(super) fn answer_twin_reported(
         &mut self,
-        rid: &str,
+        to: ResponseTo,
         packet_id: Option<NonZeroU16>,
         outcome: Outcome,
     ) -> Result<(), End> {
@@ -106,13 +125,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let told = if self.protocol.is_v5() { &outcome } else { &understood };
             self.acknowledge(packet_id, told)?;
         }
-        self.respond(rid, body);
+        self.respond(to, body);
         Ok(())
     }
 
-    fn respond(&mut self, rid: &str, body: String) {
-        let topic = topic::twin_response(&self.key.device, rid);
-        self.publish_down(topic, body.into_bytes());
+    fn respond(&mut self, to: ResponseTo, body: String) {
+        let properties = to.properties();
+        self.publish_down_with(to.topic, body.into_bytes(), properties);
     }
 }
 

@@ -20,7 +20,7 @@ struct Cursor {
 /// Names the query, so that a cursor is not used with another one by mistake.
 fn query_hash(tenant: TenantId, filter: &Filter) -> u64 {
     let status = filter.status.map(|s| s as u8);
-    let bytes = codec::encode(&(tenant, &filter.id_prefix, status, filter.connected));
+    let bytes = codec::encode(&(tenant, &filter.id_prefix, status, filter.connected, &filter.gateway));
     xxhash_rust::xxh3::xxh3_64(&bytes)
 }
 

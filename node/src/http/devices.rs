@@ -4,10 +4,10 @@ use actix_web::http::header::ETAG;
 use actix_web::{web, HttpResponse};
 use actors::device::Refusal;
 use actors::device::{Answer, Command, DeviceView, Precondition, Status};
-use actors::id::{DeviceKey, ShardId};
+use actors::id::{DeviceId, DeviceKey, ShardId};
 use actors::ports::{CallError, Reply};
 use cluster::api::ListQuery;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{Body, JSON, MERGE_PATCH};
@@ -28,6 +28,15 @@ pub struct DeviceBody {
     #[serde(default)]
     #[schema(value_type = Option<DeviceStatus>)]
     pub status: Option<Status>,
+    /// The gateway device that may act for this one; null, or left out of a PUT: none.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub gateway: Option<Option<DeviceId>>,
+}
+
+/// Tells null, which takes away, from nothing, which leaves alone.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<DeviceId>>, D::Error> {
+    Option::<DeviceId>::deserialize(deserializer).map(Some)
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
@@ -53,6 +62,8 @@ pub struct Device {
     pub updated_at: String,
     /// Registered by its first connection.
     pub automatic: bool,
+    /// The gateway device that may act for it; null: none.
+    pub gateway: Option<String>,
     pub connection: ConnectionState,
     pub telemetry: TelemetryState,
     pub twin_version: u64,
@@ -74,6 +85,9 @@ pub struct ConnectionState {
     pub generation: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive_secs: Option<u16>,
+    /// The gateway device over whose connection it is connected; absent: over its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -104,6 +118,7 @@ impl Device {
             created_at: stamp::text(view.created_at),
             updated_at: stamp::text(view.updated_at),
             automatic: view.automatic,
+            gateway: view.gateway.as_ref().map(ToString::to_string),
             connection: ConnectionState::new(view),
             telemetry: TelemetryState {
                 first_seq: view.first_seq,
@@ -126,6 +141,7 @@ impl ConnectionState {
             protocol: connection.map(|c| protocol_name(c.protocol)),
             generation: connection.map(|c| c.generation),
             keep_alive_secs: connection.map(|c| c.keep_alive_secs),
+            via: connection.and_then(|c| c.via.as_ref()).map(ToString::to_string),
         }
     }
 }
@@ -151,12 +167,16 @@ pub async fn put(context: Context, id: web::Path<String>, body: Body) -> Result<
     } else {
         body.object(&[JSON])?
     };
-    let status = body.status.unwrap_or_default();
+    let put = |condition| Command::PutDevice {
+        status: body.status.unwrap_or_default(),
+        condition,
+        gateway: body.gateway.clone().flatten(),
+    };
     let (reply, created) = match put_condition(&context)? {
-        Precondition::None => create_or_replace(&context, &device, status).await?,
+        Precondition::None => create_or_replace(&context, &device, put).await?,
         condition => {
             let created = condition == Precondition::Absent;
-            let command = Command::PutDevice { status, condition };
+            let command = put(condition);
             (context.call(&device, command, Ask::Put).await?, created)
         }
     };
@@ -173,11 +193,15 @@ pub async fn put(context: Context, id: web::Path<String>, body: Body) -> Result<
 
 /// Says exactly whether the device was created: creation is tried first, and refused without a
 /// trace when there is one already. The device may come and go in between, hence the few rounds.
-async fn create_or_replace(context: &Context, device: &DeviceKey, status: Status) -> Result<(Reply, bool), Problem> {
+async fn create_or_replace(
+    context: &Context,
+    device: &DeviceKey,
+    put: impl Fn(Precondition) -> Command,
+) -> Result<(Reply, bool), Problem> {
     const ROUNDS: usize = 3;
     for _ in 0..ROUNDS {
         for (condition, created) in [(Precondition::Absent, true), (Precondition::Exists, false)] {
-            let command = Command::PutDevice { status, condition };
+            let command = put(condition);
             let call = context.app.backend.call(device, command, context.left());
             let call = async {
                 match call.await {
@@ -238,6 +262,7 @@ pub async fn patch(context: Context, id: web::Path<String>, body: Body) -> Resul
     let command = Command::PatchDevice {
         status: body.status,
         condition: if_match(&context)?,
+        gateway: body.gateway,
     };
     let reply = context.call(&device, command, Ask::Write).await?;
     answer_device(&context, &device, HttpResponse::Ok(), reply)
@@ -277,7 +302,8 @@ fn answer_device(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListParams {
-    /// Terms joined by `and`: `status=enabled|disabled`, `connected=true|false`, `id=prefix*`.
+    /// Terms joined by `and`: `status=enabled|disabled`, `connected=true|false`, `id=prefix*`,
+    /// `gateway=id`.
     filter: Option<String>,
     /// 1..=1000, default 100.
     limit: Option<String>,
@@ -310,6 +336,7 @@ pub async fn list(context: Context) -> Result<HttpResponse, Problem> {
         id_prefix: filter.id_prefix.clone(),
         status: filter.status,
         connected: filter.connected,
+        gateway: filter.gateway.clone(),
     };
     let page = context.app.backend.list_devices(query, context.left());
     let page = context.finish(page, Ask::Read).await?;

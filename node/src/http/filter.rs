@@ -4,6 +4,7 @@
 //! separates. Richer queries belong to a later language, not to this grammar.
 
 use actors::device::Status;
+use actors::id::DeviceId;
 
 /// Longest filter, in bytes.
 pub const FILTER_BYTES_MAX: usize = 512;
@@ -13,6 +14,8 @@ pub struct Filter {
     pub id_prefix: Option<String>,
     pub status: Option<Status>,
     pub connected: Option<bool>,
+    /// The gateway device that may act for them.
+    pub gateway: Option<DeviceId>,
 }
 
 /// `position` counts characters from 1.
@@ -65,7 +68,7 @@ fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 /// On failure: the byte within the word, and the reason.
 fn term(filter: &mut Filter, word: &str) -> Result<(), (usize, String)> {
-    let known = "expected status=enabled|disabled, connected=true|false or id=prefix*";
+    let known = "expected status=enabled|disabled, connected=true|false, id=prefix* or gateway=id";
     let Some((name, value)) = word.split_once('=') else {
         return Err((0, format!("`{word}` is no term; {known}")));
     };
@@ -87,6 +90,10 @@ fn term(filter: &mut Filter, word: &str) -> Result<(), (usize, String)> {
         "id" => {
             let prefix = value.strip_suffix('*').ok_or_else(|| bad("a prefix followed by *"))?;
             filter.id_prefix.replace(prefix.to_owned()).is_some()
+        }
+        "gateway" => {
+            let gateway = DeviceId::parse(value).map_err(|_| bad("a device id"))?;
+            filter.gateway.replace(gateway).is_some()
         }
         _ => return Err((0, format!("`{name}` cannot be filtered by; {known}"))),
     };
@@ -122,6 +129,11 @@ mod tests {
         );
         check("id=a=b*", Ok((Some("a=b"), None, None)));
         check("id=*", Ok((Some(""), None, None)));
+        check("gateway=hub/1", Err(9));
+        check("gateway=", Err(9));
+        check("gateway=hub and gateway=hub", Err(17));
+        let gateway = parse("connected=true and gateway=hub=1").expect("a filter").gateway;
+        assert_eq!(gateway.as_ref().map(DeviceId::as_str), Some("hub=1"));
         check("status=off", Err(8));
         check("connected=true or status=enabled", Err(16));
         check("connected=true and", Err(19));

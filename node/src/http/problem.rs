@@ -203,7 +203,9 @@ impl Problem {
             Refusal::StaleSession { .. }
             | Refusal::OrdinalGap { .. }
             | Refusal::TooManySubscriptions { .. }
-            | Refusal::FilterInvalid { .. } => Self::new(Kind::Conflict, text),
+            | Refusal::FilterInvalid { .. }
+            | Refusal::NotGateway { .. } => Self::new(Kind::Conflict, text),
+            Refusal::GatewayInvalid { .. } => Self::new(Kind::InvalidBody, text).with("field", "gateway"),
             Refusal::SectionTooLarge { section, max, .. } => {
                 Self::new(Kind::TooLarge, format!("{text}; move what is large out of the twin"))
                     .with("section", section.name())

@@ -13,6 +13,8 @@ pub fn gateway_config(config: &NodeConfig, policy: LivePolicy, registry: Arc<Reg
     let limits = &config.limits;
     GatewayConfig {
         listen: config.listen.mqtt,
+        listen_ws: config.listen.ws,
+        ws_origins: config.listen.ws_origins.clone(),
         limits: Limits {
             connections_max: limits.connections_max,
             connect_timeout: limits.connect_timeout,

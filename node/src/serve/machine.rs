@@ -59,7 +59,8 @@ fn take_patiently(data_dir: &Path) -> Result<DataLock, LockError> {
 /// # Errors
 /// Names the first one that is taken.
 pub fn check_ports(listen: &Listen) -> Result<(), ServeError> {
-    for (what, addr) in [("MQTT", listen.mqtt), ("HTTP", listen.http), ("peers", listen.peer)] {
+    let always = [("MQTT", listen.mqtt), ("HTTP", listen.http), ("peers", listen.peer)];
+    for (what, addr) in always.into_iter().chain(listen.ws.map(|addr| ("WebSocket", addr))) {
         TcpListener::bind(addr).map_err(|source| ServeError::Listen { what, addr, source })?;
     }
     Ok(())

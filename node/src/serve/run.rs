@@ -214,6 +214,7 @@ fn announce(config: &NodeConfig) {
         mqtt = %config.listen.mqtt,
         http = %config.listen.http,
         peer = %config.listen.peer,
+        ws = config.listen.ws.map(tracing::field::display),
         "listening"
     );
     warn!("development mode: devices connect without credentials; only this machine can reach them");

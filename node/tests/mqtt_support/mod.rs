@@ -35,6 +35,8 @@ pub fn with_gateway<F: Future<Output = ()>>(limits: Limits, test: impl FnOnce(Be
         let fake = Fake::new(registry.clone());
         let arbiters: Vec<_> = (0..2).map(|_| actix_rt::Arbiter::new()).collect();
         let config = GatewayConfig {
+            listen_ws: Some("127.0.0.1:0".parse().expect("an address")),
+            ws_origins: Vec::new(),
             listen: ([127, 0, 0, 1], 0).into(),
             limits,
             policy: LivePolicy::default(),

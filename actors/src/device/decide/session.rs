@@ -3,18 +3,23 @@
 use super::Scene;
 use crate::device::{check_telemetry, CloseCause, Event, OpenSession, Refusal, Session, SessionOpened, Status};
 use crate::device::{Subscription, Will};
-use crate::id::Gateway;
+use crate::id::{DeviceId, Gateway};
 use crate::wire::topic::TOPIC_LEN_MAX;
 
 impl Scene<'_> {
     pub(super) fn open_session(&self, open: &OpenSession) -> Result<Vec<Event>, Refusal> {
         let mut events = Vec::with_capacity(2);
         match self.enabled() {
-            Err(Refusal::NotRegistered) if self.policy.auto_register => events.push(Event::DeviceRegistered {
-                status: Status::Enabled,
-                automatic: true,
-            }),
+            Err(Refusal::NotRegistered) if self.policy.auto_register && open.via.is_none() => {
+                events.push(Event::DeviceRegistered {
+                    status: Status::Enabled,
+                    automatic: true,
+                })
+            }
             other => other?,
+        }
+        if let Some(gateway) = &open.via {
+            self.acts_through(gateway)?;
         }
         if let Some(will) = &open.will {
             check_telemetry(&will.telemetry)?;
@@ -31,15 +36,25 @@ impl Scene<'_> {
             keep_alive_secs: open.keep_alive_secs,
             protocol: open.protocol,
             will: open.will.clone(),
+            via: open.via.clone(),
         })));
         Ok(events)
     }
 
+    fn acts_through(&self, gateway: &DeviceId) -> Result<(), Refusal> {
+        if self.registered()?.gateway.as_ref() == Some(gateway) {
+            return Ok(());
+        }
+        let gateway = gateway.clone();
+        Err(Refusal::NotGateway { gateway })
+    }
+
     /// Whether the former session goes on in the new connection. One with expiry 0 ends with its
-    /// connection, also when that is taken over.
+    /// connection, also when that is taken over; so does one that a gateway held, when the device
+    /// or another gateway comes.
     fn outlives(&self, open: &OpenSession) -> bool {
         let former = self.state.session_at(self.now);
-        !open.clean_start && former.is_some_and(|former| former.expiry_secs > 0)
+        !open.clean_start && former.is_some_and(|former| former.expiry_secs > 0 && former.via == open.via)
     }
 
     /// A will is published when its session ends or its delay has passed; a session that goes on

@@ -16,6 +16,7 @@ fn open(gateway: Gateway) -> Command {
         keep_alive_secs: 60,
         protocol: 5,
         will: None,
+        via: None,
     }))
 }
 
@@ -28,6 +29,7 @@ fn subscribe(filter: &str, qos: Qos) -> Command {
         subscriptions: vec![Subscription {
             filter: filter.to_owned(),
             qos,
+            identifier: 0,
         }],
     }
 }

@@ -224,7 +224,7 @@ impl Directory {
              # Every key is explained in deploy/config/node.toml.\n\n\
              [node]\nid = {}\ndata_dir = \"data\"\nzone = \"{}\"\n\n\
              [cluster]\nid = \"{}\"\nsecret_file = \"../secret\"\nshards = {}\nreplication = {}\nmembers = [\n{}\n]\n\n\
-             [listen]\nmqtt = \"{}\"\nhttp = \"{}\"\npeer = \"{}\"\n\n\
+             [listen]\nmqtt = \"{}\"\nhttp = \"{}\"\npeer = \"{}\"\nws = \"{}\"\n\n\
              [security]\nmode = \"development\"\noperator_token_file = \"../token\"\n\n\
              [devices]\nauto_register = true\n",
             node.id,
@@ -236,6 +236,7 @@ impl Directory {
             node.mqtt,
             node.http,
             node.peer,
+            node.ws,
         )
     }
 }

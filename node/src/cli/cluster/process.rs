@@ -75,7 +75,13 @@ fn runs_config(pid: u32, config: &Path) -> bool {
 /// # Errors
 /// Says which port of which node is taken (69).
 pub fn check_ports(node: &NodeEntry) -> Result<(), Failure> {
-    for (what, address) in [("MQTT", node.mqtt), ("HTTP", node.http), ("peers", node.peer)] {
+    let ports = [
+        ("MQTT", node.mqtt),
+        ("HTTP", node.http),
+        ("peers", node.peer),
+        ("WebSocket", node.ws),
+    ];
+    for (what, address) in ports {
         if let Err(error) = TcpListener::bind(address) {
             return Err(port_taken(node.id, what, address, &error));
         }

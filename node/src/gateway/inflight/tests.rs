@@ -58,6 +58,15 @@ fn ordinal(command: &Command) -> u64 {
     }
 }
 
+/// Carries how many writes the read must have seen.
+fn read_after(writes: u64) -> After {
+    let to = ResponseTo {
+        topic: writes.to_string(),
+        correlation: None,
+    };
+    After::TwinRead { to }
+}
+
 /// A device that follows the rule of ordinals, and a network that does not.
 #[derive(Default)]
 struct World {
@@ -121,7 +130,7 @@ proptest! {
             if pushed < commands && push % 2 == 0 {
                 pushed += 1;
                 if reads >> (pushed % 64) & 1 == 1 {
-                    inflight.push_read(After::TwinRead { rid: writes.to_string() }, Command::ReadTwin, now);
+                    inflight.push_read(read_after(writes), Command::ReadTwin, now);
                 } else {
                     writes += 1;
                     write(&mut inflight, now);
@@ -146,8 +155,8 @@ proptest! {
                 let Outcome::Device(Ok(reply)) = finished.outcome else {
                     return Err(TestCaseError::fail("a retryable failure came out"));
                 };
-                if let (After::TwinRead { rid }, Answer::Telemetry { seq, .. }) = (&finished.after, &reply.answer) {
-                    prop_assert!(*seq >= rid.parse::<u64>().unwrap(), "a read did not see the writes before it");
+                if let (After::TwinRead { to }, Answer::Telemetry { seq, .. }) = (&finished.after, &reply.answer) {
+                    prop_assert!(*seq >= to.topic.parse::<u64>().unwrap(), "a read did not see the writes before it");
                 }
                 answered.push(finished.after);
             }

@@ -157,6 +157,7 @@ async fn the_connection_of_a_device_shows() {
         keep_alive_secs: 30,
         protocol: 4,
         will: None,
+        via: None,
     }));
     edge.fake.run(&key, &open).unwrap();
     let connection = edge.get("/devices/lamp").await.json()["connection"].clone();

@@ -145,6 +145,7 @@ impl World {
             query.after.as_ref().is_none_or(|after| view.id > *after)
                 && query.status.is_none_or(|status| view.status == status)
                 && query.connected.is_none_or(|asked| connected == asked)
+                && (query.gateway.is_none() || query.gateway == view.gateway)
                 && query
                     .id_prefix
                     .as_ref()
