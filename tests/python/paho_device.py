@@ -320,4 +320,5 @@ def main():
     scenario(*([version] if version else []))
 
 
-main()
+if __name__ == "__main__":
+    main()

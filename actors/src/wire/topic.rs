@@ -170,6 +170,12 @@ pub fn is_stream_name(text: &str) -> bool {
     text.len() <= STREAM_LEN_MAX && DeviceId::parse(text).is_ok()
 }
 
+/// The device in whose tree a topic or filter lies, if it names one.
+pub fn owner(topic: &str) -> Option<DeviceId> {
+    let (id, _) = topic.strip_prefix("devices/")?.split_once('/')?;
+    DeviceId::parse(id).ok()
+}
+
 /// What everything of a device lies below.
 pub fn tree(id: &DeviceId) -> String {
     format!("devices/{id}/")

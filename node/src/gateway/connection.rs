@@ -17,10 +17,11 @@ use rmqtt_codec::v5::PublishProperties;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::alias::Aliases;
+use super::children::Children;
 use super::downlink::{granted, Down};
 use super::handshake::Admitted;
 use super::inflight::{InFlight, Pause};
-use super::mailbox::{Answered, Stop};
+use super::mailbox::{Answered, Stop, OWN};
 use super::metrics;
 use super::proto::{Incoming, Outgoing, Protocol};
 use super::reasons::{self, End, Violation};
@@ -32,7 +33,7 @@ use super::waiting::Alarm;
 /// The number under which the answer to an announcement comes; commands count from 1.
 const ANNOUNCEMENT: u64 = 0;
 /// Pause before an announcement is tried again.
-const ANNOUNCE_RETRY: Duration = Duration::from_millis(500);
+pub(super) const ANNOUNCE_RETRY: Duration = Duration::from_millis(500);
 
 pub struct Connection<S> {
     pub(super) shared: Arc<Shared>,
@@ -50,7 +51,12 @@ pub struct Connection<S> {
     /// Silence after which the client is taken for gone.
     pub(super) silence_max: Option<Duration>,
     pub(super) heard_at: Instant,
-    expiry_secs: u32,
+    pub(super) expiry_secs: u32,
+    pub(super) keep_alive_secs: u16,
+    /// The session began with this connection.
+    pub(super) is_fresh: bool,
+    /// Those it acts for, once it does.
+    pub(super) children: Option<Box<Children>>,
     /// Set once nothing more is read from the socket: how this ends when all is answered.
     pub(super) ending: Option<End>,
     /// The client said goodbye: nothing is said any more.
@@ -79,6 +85,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             aliases: Aliases::default(),
             silence_max: (keep_alive > 0).then(|| Duration::from_millis(keep_alive * 1500)),
             expiry_secs: admitted.expiry_secs,
+            keep_alive_secs: admitted.keep_alive_secs,
+            is_fresh: admitted.is_fresh,
+            children: None,
             shared,
             socket,
             held: None,
@@ -127,18 +136,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn take_notes(&mut self) -> Result<(), End> {
         let notes = self.session.mailbox.take();
         for answered in notes.answers {
-            if answered.number == ANNOUNCEMENT {
+            if answered.lane != OWN {
+                self.lane_answered(answered)?;
+            } else if answered.number == ANNOUNCEMENT {
                 self.announced(answered.result)?;
             } else {
                 let Answered {
                     number,
                     attempt,
                     result,
+                    ..
                 } = answered;
                 self.inflight.answered(number, attempt, result, self.now)?;
             }
         }
-        if notes.leader_changed {
+        for lane in notes.leader_changed {
+            if lane != OWN {
+                self.lane_leader_changed(lane);
+                continue;
+            }
             self.inflight.leader_changed(self.now);
             let spread = self
                 .shared
@@ -165,14 +181,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn take_downlink(&mut self, downlink: Downlink) -> Result<(), End> {
-        if downlink.generation != self.session.generation {
+        let device = &downlink.key.device;
+        if self.generation_of(device) != Some(downlink.generation) {
             return Ok(());
         }
         match downlink.body {
-            DownlinkBody::TakenOver => Err(End::TakenOver),
-            DownlinkBody::NotAuthorised => Err(End::NotAuthorised),
+            DownlinkBody::TakenOver => self.session_lost(device, End::TakenOver),
+            DownlinkBody::NotAuthorised => self.session_lost(device, End::NotAuthorised),
             DownlinkBody::DesiredChanged { json, .. } => {
-                let topic = topic::twin_desired(&self.key.device);
+                let topic = topic::twin_desired(device);
                 self.publish_down(topic, json.into_bytes());
                 Ok(())
             }
@@ -191,7 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         payload: Vec<u8>,
         properties: Option<Box<PublishProperties>>,
     ) {
-        match granted(&self.subscriptions, &topic) {
+        match granted(self.subscriptions_to(&topic), &topic) {
             None => metrics::downlink_dropped("not_subscribed"),
             Some(grant) => {
                 let outgoing = Outgoing {
@@ -307,6 +324,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.submit(due.number, due.attempt, due.command);
             submitted = true;
         }
+        if let Some(children) = &mut self.children {
+            children.submit_due(self.now);
+        }
         if submitted {
             metrics::admitted(self.now.elapsed());
         }
@@ -324,6 +344,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mailbox = self.session.mailbox.clone();
         let reply = ReplyTo::new(move |result| {
             mailbox.answer(Answered {
+                lane: OWN,
                 number,
                 attempt,
                 result,

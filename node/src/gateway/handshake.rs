@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::auth::{Credentials, Verdict};
 use super::connect::{read_connect, Refused, Request, WillRequest};
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, OWN};
 use super::port::ask;
 use super::proto::Protocol;
 use super::reasons::{self, NoEntry};
@@ -39,6 +39,8 @@ pub struct Admitted {
     pub expiry_secs: u32,
     /// QoS 1 downlinks the client takes unacknowledged.
     pub client_receive_maximum: u16,
+    /// The session began with this connection.
+    pub is_fresh: bool,
 }
 
 /// `None`: the connection is to be closed; an answer, if there is one, is in the output.
@@ -212,7 +214,7 @@ struct Registered<'a> {
 
 impl<'a> Registered<'a> {
     fn new(shared: &'a Shared, key: &'a DeviceKey, mailbox: &'a Arc<Mailbox>) -> Self {
-        shared.registry.opening(key, mailbox);
+        shared.registry.opening(key, mailbox, OWN);
         Self {
             shared,
             key,
@@ -300,5 +302,6 @@ fn accept(shared: &Shared, mut protocol: Protocol, request: &Request, opened: Op
         keep_alive_secs: opened.keep_alive_secs,
         expiry_secs: opened.expiry_secs,
         client_receive_maximum: request.client_receive_maximum,
+        is_fresh: !opened.session_present,
     }
 }

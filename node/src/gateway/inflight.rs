@@ -14,12 +14,20 @@ use actors::device::{Command, Fence, Refusal, Subscription};
 use actors::ports::{CallError, CallResult};
 use rmqtt_codec::v5::{PublishAckReason, SubscribeAckReason};
 
+use super::acting::{Gather, Part};
 use super::reasons::{self, End};
 use super::response::ResponseTo;
 
 /// What to tell the client once the answer is there.
 #[derive(Debug)]
 pub enum After {
+    /// In a child's lane: what comes of it is told under this number of the connection.
+    Elsewhere {
+        number: u64,
+    },
+    /// A SUBACK or UNSUBACK of filters of several devices.
+    Gather(Box<Gather>),
+    Part(Box<Part>),
     /// A QoS 0 publish.
     Nothing,
     PubAck {
@@ -38,6 +46,8 @@ pub enum After {
     },
     TwinRead {
         to: ResponseTo,
+        /// Set where the request is acknowledged only now.
+        packet_id: Option<NonZeroU16>,
     },
     TwinReported {
         to: ResponseTo,
@@ -49,7 +59,7 @@ impl After {
     fn publish_id(&self) -> Option<NonZeroU16> {
         match self {
             After::PubAck { packet_id } => Some(*packet_id),
-            After::TwinReported { packet_id, .. } => *packet_id,
+            After::TwinReported { packet_id, .. } | After::TwinRead { packet_id, .. } => *packet_id,
             _ => None,
         }
     }
@@ -142,6 +152,8 @@ pub struct InFlight {
     /// not sent a windowful at a time.
     probing: bool,
     suspicion: Option<Suspicion>,
+    /// Number of the last entry that was ever submitted.
+    sent: u64,
 }
 
 impl InFlight {
@@ -160,6 +172,7 @@ impl InFlight {
             overloaded: false,
             probing: false,
             suspicion: None,
+            sent: 0,
         }
     }
 
@@ -261,6 +274,7 @@ impl InFlight {
                 continue;
             };
             entry.state = State::Submitted(now);
+            self.sent = self.sent.max(number);
             return Some(Due {
                 number,
                 attempt: self.attempt,
@@ -407,5 +421,6 @@ impl InFlight {
     }
 }
 
+mod elsewhere;
 #[cfg(test)]
 mod tests;

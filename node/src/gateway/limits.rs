@@ -25,6 +25,8 @@ pub struct Limits {
     pub qos0_in_flight_max: usize,
     /// Payload bytes in flight over all connections of this node. Default 256 MiB.
     pub node_in_flight_bytes_max: usize,
+    /// Children one connection of a gateway device acts for. Default 1,000.
+    pub children_max: usize,
     /// Topic aliases a client may use in one connection (MQTT 5). Default 16.
     pub topic_alias_max: u16,
     /// User properties of one packet. Default 64.
@@ -67,6 +69,7 @@ impl Default for Limits {
             in_flight_max: 256,
             qos0_in_flight_max: 128,
             node_in_flight_bytes_max: 256 * 1024 * 1024,
+            children_max: 1_000,
             topic_alias_max: 16,
             user_properties_max: 64,
             write_buffer_bytes_max: 128 * 1024,

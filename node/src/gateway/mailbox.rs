@@ -12,9 +12,15 @@ use futures::task::AtomicWaker;
 /// Downlinks one mailbox holds before its connection has looked at them.
 const DOWNLINKS_MAX: usize = 64;
 
+/// Whose session something is about: the connection's own, or that of a child it acts for.
+pub type Lane = u32;
+/// The connection's own.
+pub const OWN: Lane = 0;
+
 /// The answer to one attempt of one in-flight command.
 #[derive(Debug)]
 pub struct Answered {
+    pub lane: Lane,
     pub number: u64,
     pub attempt: u32,
     pub result: CallResult,
@@ -34,13 +40,14 @@ pub enum Stop {
 pub struct Notes {
     pub answers: Vec<Answered>,
     pub downlinks: Vec<Downlink>,
-    pub leader_changed: bool,
+    /// Sessions whose shard has a new leader.
+    pub leader_changed: Vec<Lane>,
     pub stop: Option<Stop>,
 }
 
 impl Notes {
     fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.downlinks.is_empty() && !self.leader_changed && self.stop.is_none()
+        self.answers.is_empty() && self.downlinks.is_empty() && self.leader_changed.is_empty() && self.stop.is_none()
     }
 }
 
@@ -68,8 +75,12 @@ impl Mailbox {
         true
     }
 
-    pub fn leader_changed(&self) {
-        self.lock().leader_changed = true;
+    pub fn leader_changed(&self, lane: Lane) {
+        let mut notes = self.lock();
+        if !notes.leader_changed.contains(&lane) {
+            notes.leader_changed.push(lane);
+        }
+        drop(notes);
         self.waker.wake();
     }
 

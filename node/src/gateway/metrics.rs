@@ -53,6 +53,18 @@ pub const METRICS: &[(&str, &str, &str, &str)] = &[
     (DOWNLINKS, "counter", "kind", "PUBLISH packets sent to devices"),
     (DOWNLINKS_DROPPED, "counter", "reason", "downlinks not sent"),
     (
+        CHILDREN,
+        "gauge",
+        "",
+        "children that connections of gateway devices act for",
+    ),
+    (
+        CHILDREN_REFUSED,
+        "counter",
+        "",
+        "times a connection wanted to act for a device it may not act for",
+    ),
+    (
         CLOSES_PENDING,
         "gauge",
         "",
@@ -80,6 +92,8 @@ const ACK_SECONDS: &str = "holdfast_mqtt_ack_seconds";
 const RESENDS: &str = "holdfast_mqtt_resends_total";
 const DOWNLINKS: &str = "holdfast_mqtt_downlinks_total";
 const DOWNLINKS_DROPPED: &str = "holdfast_mqtt_downlinks_dropped_total";
+const CHILDREN: &str = "holdfast_mqtt_children";
+const CHILDREN_REFUSED: &str = "holdfast_mqtt_children_refused_total";
 const CLOSES_PENDING: &str = "holdfast_mqtt_closes_pending";
 const CLOSES_DROPPED: &str = "holdfast_mqtt_closes_dropped_total";
 
@@ -149,6 +163,18 @@ pub(super) fn downlink(kind: &'static str) {
 
 pub(super) fn downlink_dropped(reason: &'static str) {
     counter!(DOWNLINKS_DROPPED, "reason" => reason).increment(1);
+}
+
+pub(super) fn child_lane_opened() {
+    gauge!(CHILDREN).increment(1.0);
+}
+
+pub(super) fn child_lane_closed() {
+    gauge!(CHILDREN).decrement(1.0);
+}
+
+pub(super) fn child_refused() {
+    counter!(CHILDREN_REFUSED).increment(1);
 }
 
 pub(super) fn closes_pending(pending: usize) {

@@ -5,8 +5,10 @@
 //! Raft or disks: commands leave through [`port::Devices`], answers and downlinks come back into
 //! a connection's mailbox.
 
+mod acting;
 mod alias;
 mod auth;
+mod children;
 mod closer;
 mod connect;
 mod connection;

@@ -3,16 +3,17 @@
 //! Everything that can be refused without the device's state is refused before an ordinal is
 //! given; what has an ordinal is carried out, or the connection ends without a PUBACK.
 
-use actors::device::{check_telemetry, Command, Delivery, Origin, Telemetry};
+use actors::device::{check_telemetry, Command, Delivery, Origin, Refusal, Telemetry};
 use actors::ports::{CallResult, Reply};
 use actors::time::Timestamp;
 use actors::wire::receipt::Receipt;
-use actors::wire::topic::{self, PublishTopic, TopicError};
+use actors::wire::topic::{PublishTopic, TopicError};
 use bytestring::ByteString;
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v5::{PublishAckReason, UserProperties};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::acting::For;
 use super::connection::Connection;
 use super::inflight::{After, Outcome};
 use super::metrics;
@@ -32,15 +33,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.check_publish(&publish)? == Repeated::Yes {
             return Ok(());
         }
-        let target = match topic::parse_publish(&self.key.device, &publish.topic) {
-            Ok(target) => target,
+        let (device, target) = match self.addressed(&publish.topic) {
+            Ok((device, _)) if !self.has_room_for(&device, 0) => {
+                return self.refuse(&publish, PublishAckReason::QuotaExceeded, "too_many_children");
+            }
+            Ok(addressed) => addressed,
             Err(TopicError::Foreign) => return self.refuse(&publish, PublishAckReason::NotAuthorized, "foreign_topic"),
             Err(_) => return self.refuse(&publish, PublishAckReason::TopicNameInvalid, "unknown_topic"),
         };
         match target {
-            PublishTopic::TwinGet { rid } => self.on_twin_get(&publish, rid),
-            PublishTopic::TwinReported { rid } => self.on_twin_reported(publish, rid),
-            target => self.on_telemetry(publish, target),
+            PublishTopic::TwinGet { rid } => self.on_twin_get(&publish, device, rid),
+            PublishTopic::TwinReported { rid } => self.on_twin_reported(publish, device, rid),
+            target => self.on_telemetry(publish, device, target),
         }
     }
 
@@ -74,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(Repeated::No)
     }
 
-    fn on_telemetry(&mut self, publish: Box<Publish>, target: PublishTopic) -> Result<(), End> {
+    fn on_telemetry(&mut self, publish: Box<Publish>, device: For, target: PublishTopic) -> Result<(), End> {
         let properties = publish.properties.as_ref();
         let (content_type, user) = match properties {
             Some(p) => (p.content_type.as_ref(), p.user_properties.as_slice()),
@@ -101,11 +105,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let after = publish
             .packet_id
             .map_or(After::Nothing, |packet_id| After::PubAck { packet_id });
-        self.inflight
-            .push(after, digest, bytes, self.now, |fence| Command::RecordTelemetry {
-                origin: Origin::Session { fence, delivery },
-                telemetry,
-            });
+        self.carry_out(device, after, digest, bytes, |fence| Command::RecordTelemetry {
+            origin: Origin::Session { fence, delivery },
+            telemetry,
+        });
         Ok(())
     }
 
@@ -156,12 +159,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Tells the client what came of the entry whose turn it is.
     pub(super) fn answer(&mut self, after: After, outcome: Outcome) -> Result<(), End> {
         match after {
-            After::Nothing => {
-                if refusal_of(&outcome).is_some() {
-                    metrics::publish_dropped("refused");
-                }
+            After::Nothing => self.answer_nothing(&outcome),
+            After::Gather(gather) => {
+                self.answer_gathered(*gather);
                 Ok(())
             }
+            After::Part(part) => {
+                self.part_settled(*part, &outcome);
+                Ok(())
+            }
+            // Only in lanes.
+            After::Elsewhere { .. } => Ok(()),
             After::PubAck { packet_id } => self.acknowledge(packet_id, &outcome),
             After::SubAck {
                 packet_id,
@@ -175,12 +183,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.answer_unsubscribe(packet_id, &filters);
                 Ok(())
             }
-            After::TwinRead { to } => {
-                self.answer_twin_get(to, outcome);
-                Ok(())
-            }
+            After::TwinRead { to, packet_id } => self.answer_twin_get(to, packet_id, outcome),
             After::TwinReported { to, packet_id } => self.answer_twin_reported(to, packet_id, outcome),
         }
+    }
+
+    /// To act for a device that is not one's child is the client's fault, as another topic is.
+    fn answer_nothing(&self, outcome: &Outcome) -> Result<(), End> {
+        let Some(refusal) = refusal_of(outcome) else {
+            return Ok(());
+        };
+        let foreign = matches!(refusal, Refusal::NotGateway { .. } | Refusal::NotRegistered);
+        metrics::publish_dropped(if foreign { "foreign_topic" } else { "refused" });
+        if foreign && !self.protocol.is_v5() {
+            return Err(End::PublishRefused("foreign_topic"));
+        }
+        Ok(())
     }
 
     pub(super) fn acknowledge(&mut self, packet_id: std::num::NonZeroU16, outcome: &Outcome) -> Result<(), End> {

@@ -8,7 +8,7 @@ use actors::id::DeviceKey;
 use actors::ports::Downlink;
 use cluster::api::DownlinkSink;
 
-use super::mailbox::{Mailbox, Stop};
+use super::mailbox::{Lane, Mailbox, Stop};
 use super::metrics;
 
 const STRIPES: usize = 64;
@@ -19,6 +19,7 @@ const OPENING: u64 = 0;
 
 struct Live {
     generation: u64,
+    lane: Lane,
     mailbox: Arc<Mailbox>,
 }
 
@@ -43,8 +44,9 @@ impl Registry {
         Arc::default()
     }
 
-    pub(super) fn opening(&self, key: &DeviceKey, mailbox: &Arc<Mailbox>) {
+    pub(super) fn opening(&self, key: &DeviceKey, mailbox: &Arc<Mailbox>, lane: Lane) {
         let live = Live {
+            lane,
             generation: OPENING,
             mailbox: mailbox.clone(),
         };
@@ -82,7 +84,7 @@ impl Registry {
         for stripe in &self.stripes {
             for (key, all) in lock(stripe).iter() {
                 if changed(key) {
-                    all.iter().for_each(|live| live.mailbox.leader_changed());
+                    all.iter().for_each(|live| live.mailbox.leader_changed(live.lane));
                 }
             }
         }

@@ -1,14 +1,17 @@
 //! SUBSCRIBE and UNSUBSCRIBE: filters inside the device's own tree, committed before the answer.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use actors::device::{Command, Qos, Subscription};
+use actors::id::DeviceId;
 use actors::wire::topic::{self, TopicError};
 use bytestring::ByteString;
 use rmqtt_codec::types::QoS;
 use rmqtt_codec::v5::{PublishAckReason, SubscribeAckReason, UnsubscribeAckReason};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::acting::{For, Gather, GatheredStatus, Part, PartFilters};
 use super::connection::Connection;
 use super::inflight::{After, Outcome};
 use super::proto::Subscribe;
@@ -24,21 +27,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let mut status = Vec::with_capacity(subscribe.filters.len());
         let mut granted = Vec::new();
-        for (filter, qos) in subscribe.filters {
-            match topic::check_filter(&self.key.device, &filter) {
-                Ok(()) => {
-                    let (code, qos) = grant(qos);
-                    status.push(code);
-                    granted.push(Subscription {
-                        filter: filter.to_string(),
-                        qos,
-                        identifier: subscribe.identifier,
-                    });
+        let mut of_children: BTreeMap<DeviceId, Vec<(usize, Subscription)>> = BTreeMap::new();
+        let mut own_at = Vec::new();
+        for (at, (filter, qos)) in subscribe.filters.into_iter().enumerate() {
+            let (code, qos) = grant(qos);
+            let subscription = Subscription {
+                filter: filter.to_string(),
+                qos,
+                identifier: subscribe.identifier,
+            };
+            status.push(match self.subscriber(&filter) {
+                Ok(device) if !self.has_room_for(&device, of_children.len()) => SubscribeAckReason::QuotaExceeded,
+                Ok(Some(child)) => {
+                    of_children.entry(child).or_default().push((at, subscription));
+                    code
                 }
-                Err(error) => status.push(refused(error)),
-            }
+                Ok(None) => {
+                    own_at.push(at);
+                    granted.push(subscription);
+                    code
+                }
+                Err(error) => refused(error),
+            });
         }
         let packet_id = subscribe.packet_id;
+        if !of_children.is_empty() {
+            let own = own_at.into_iter().zip(granted).collect();
+            let parts = parts_of(own, of_children, PartFilters::Subscribe);
+            self.gather(packet_id, GatheredStatus::Subscribe(status), parts);
+            return Ok(());
+        }
         if granted.is_empty() {
             let after = After::SubAck {
                 packet_id,
@@ -63,6 +81,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     pub(super) fn on_unsubscribe(&mut self, packet_id: NonZeroU16, filters: Vec<ByteString>) {
+        let mut of_children: BTreeMap<DeviceId, Vec<(usize, String)>> = BTreeMap::new();
+        for (at, filter) in filters.iter().enumerate() {
+            let device = self.subscriber(filter).ok();
+            let device = device.filter(|device| self.has_room_for(device, of_children.len()));
+            if let Some(Some(child)) = device {
+                of_children.entry(child).or_default().push((at, filter.to_string()));
+            }
+        }
+        if !of_children.is_empty() {
+            return self.unsubscribe_of_several(packet_id, &filters, of_children);
+        }
         let own = |filter: &ByteString| topic::check_filter(&self.key.device, filter).is_ok();
         let filters: Vec<_> = filters
             .iter()
@@ -78,6 +107,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 fence,
                 filters: known,
             });
+        }
+    }
+
+    fn unsubscribe_of_several(
+        &mut self,
+        packet_id: NonZeroU16,
+        filters: &[ByteString],
+        of_children: BTreeMap<DeviceId, Vec<(usize, String)>>,
+    ) {
+        let mut own = Vec::new();
+        let mut status = Vec::with_capacity(filters.len());
+        for (at, filter) in filters.iter().enumerate() {
+            status.push(match self.subscriber(filter) {
+                Ok(None) => {
+                    own.push((at, filter.to_string()));
+                    UnsubscribeAckReason::NoSubscriptionExisted
+                }
+                Ok(Some(_)) => UnsubscribeAckReason::NoSubscriptionExisted,
+                Err(_) => UnsubscribeAckReason::TopicFilterInvalid,
+            });
+        }
+        let parts = parts_of(own, of_children, PartFilters::Unsubscribe);
+        self.gather(packet_id, GatheredStatus::Unsubscribe(status), parts);
+    }
+
+    /// Asks each device for its part; the own one first, because it has to be answered before.
+    fn gather(&mut self, packet_id: NonZeroU16, status: GatheredStatus, parts: Vec<Part>) {
+        let left = parts.len();
+        let has_own = parts.iter().any(|part| part.device.is_none());
+        let of = self.inflight.next_number() + u64::from(has_own);
+        let (own, others): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| part.device.is_none());
+        for part in own {
+            self.carry_out_part(Part { of, ..part });
+        }
+        let gather = After::Gather(Box::new(Gather {
+            packet_id,
+            left,
+            status,
+        }));
+        self.inflight.push_elsewhere(gather, 0, 0, self.now);
+        for part in others {
+            self.carry_out_part(Part { of, ..part });
         }
     }
 
@@ -120,6 +191,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.protocol.unsuback(&mut self.socket.output, packet_id, status);
         }
     }
+}
+
+/// What each device contributes, numbered later.
+fn parts_of<T>(
+    own: Vec<(usize, T)>,
+    of_children: BTreeMap<DeviceId, Vec<(usize, T)>>,
+    filters: impl Fn(Vec<T>) -> PartFilters,
+) -> Vec<Part> {
+    let part = |(device, of_one): (For, Vec<(usize, T)>)| {
+        let (at, of_one) = of_one.into_iter().unzip();
+        Part {
+            of: 0,
+            device,
+            at,
+            filters: filters(of_one),
+        }
+    };
+    let own = (!own.is_empty()).then_some((None, own));
+    let children = of_children.into_iter().map(|(child, of_one)| (Some(child), of_one));
+    own.into_iter().chain(children).map(part).collect()
 }
 
 fn grant(asked: QoS) -> (SubscribeAckReason, Qos) {

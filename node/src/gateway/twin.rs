@@ -9,6 +9,7 @@ use rmqtt_codec::types::Publish;
 use rmqtt_codec::v5::PublishAckReason;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::acting::For;
 use super::connection::Connection;
 use super::inflight::{After, Outcome};
 use super::publish::{digest, refusal_of, Admission};
@@ -17,26 +18,37 @@ use super::response::ResponseTo;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// The request is acknowledged in its turn, the response follows; nothing is written.
-    pub(super) fn on_twin_get(&mut self, publish: &Publish, rid: Option<String>) -> Result<(), End> {
-        let to = match self.response_to(publish, rid) {
+    pub(super) fn on_twin_get(&mut self, publish: &Publish, device: For, rid: Option<String>) -> Result<(), End> {
+        let to = match self.response_to(publish, &device, rid) {
             Ok(to) => to,
             Err((reason, why)) => return self.refuse(publish, reason, why),
         };
+        if let Some(child) = device {
+            // Whether it may ask at all, only the child can tell.
+            let packet_id = publish.packet_id;
+            self.read_for(&child, After::TwinRead { to, packet_id }, digest(publish), Command::ReadTwin);
+            return Ok(());
+        }
         if let Some(packet_id) = publish.packet_id {
             let after = After::PubAck { packet_id };
             self.inflight
                 .push_local(after, Outcome::Local(PublishAckReason::Success), self.now);
         }
-        self.inflight
-            .push_read(After::TwinRead { to }, Command::ReadTwin, self.now);
+        let after = After::TwinRead { to, packet_id: None };
+        self.inflight.push_read(after, Command::ReadTwin, self.now);
         Ok(())
     }
 
     /// A patch that breaks the rules is answered with a status, and in MQTT 5 in its PUBACK; the
     /// request itself was understood, so that even a 3.1.1 connection stays.
-    pub(super) fn on_twin_reported(&mut self, publish: Box<Publish>, rid: Option<String>) -> Result<(), End> {
+    pub(super) fn on_twin_reported(
+        &mut self,
+        publish: Box<Publish>,
+        device: For,
+        rid: Option<String>,
+    ) -> Result<(), End> {
         let packet_id = publish.packet_id;
-        let to = match self.response_to(&publish, rid) {
+        let to = match self.response_to(&publish, &device, rid) {
             Ok(to) => to,
             Err((reason, why)) => return self.refuse(&publish, reason, why),
         };
@@ -59,21 +71,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             digest,
         });
         let after = After::TwinReported { to, packet_id };
-        self.inflight
-            .push(after, digest, bytes, self.now, |fence| Command::UpdateTwin {
-                origin: Origin::Session { fence, delivery },
-                writes: vec![write],
-                condition: None,
-            });
+        self.carry_out(device, after, digest, bytes, |fence| Command::UpdateTwin {
+            origin: Origin::Session { fence, delivery },
+            writes: vec![write],
+            condition: None,
+        });
         Ok(())
     }
 
     fn response_to(
         &self,
         publish: &Publish,
+        device: &For,
         rid: Option<String>,
     ) -> Result<ResponseTo, (PublishAckReason, &'static str)> {
-        let device = &self.key.device;
+        let device = device.as_ref().unwrap_or(&self.key.device);
         let by_rid = rid.map(|rid| topic::twin_response(device, &rid));
         ResponseTo::of(device, by_rid, publish)
     }
@@ -90,7 +102,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(write)
     }
 
-    pub(super) fn answer_twin_get(&mut self, to: ResponseTo, outcome: Outcome) {
+    /// # Errors
+    /// Never, as below.
+    pub(super) fn answer_twin_get(
+        &mut self,
+        to: ResponseTo,
+        packet_id: Option<NonZeroU16>,
+        outcome: Outcome,
+    ) -> Result<(), End> {
+        if let Some(packet_id) = packet_id {
+            let understood = Outcome::Local(PublishAckReason::Success);
+            let refused = refusal_of(&outcome).is_some() && self.protocol.is_v5();
+            self.acknowledge(packet_id, if refused { &outcome } else { &understood })?;
+        }
         let refusal = refusal_of(&outcome).map(|r| problem(reasons::twin_status(r), &r.to_string()));
         let body = match (refusal, outcome) {
             (Some(problem), _) => problem,
@@ -104,6 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             _ => problem(500, "the device gave no twin"),
         };
         self.respond(to, body);
+        Ok(())
     }
 
     /// # Errors

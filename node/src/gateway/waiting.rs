@@ -152,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.inflight.resend_at(),
             self.slow_since.map(|since| since + limits.slow_reader_timeout),
             self.announce_at,
+            self.children.as_ref().and_then(|children| children.next_deadline()),
             self.held.as_ref().map(|_| self.now + HELD_RETRY),
             silence,
         ]

@@ -81,6 +81,7 @@ async fn taken_over_connection_is_told_after_commit() {
 #[tokio::test]
 async fn disabled_or_deleted_device_is_disconnected() {
     let disable = Command::PatchDevice {
+        gateway: None,
         status: Some(Status::Disabled),
         condition: Precondition::None,
     };

@@ -64,7 +64,7 @@ fn read_after(writes: u64) -> After {
         topic: writes.to_string(),
         correlation: None,
     };
-    After::TwinRead { to }
+    After::TwinRead { to, packet_id: None }
 }
 
 /// A device that follows the rule of ordinals, and a network that does not.
@@ -155,7 +155,7 @@ proptest! {
                 let Outcome::Device(Ok(reply)) = finished.outcome else {
                     return Err(TestCaseError::fail("a retryable failure came out"));
                 };
-                if let (After::TwinRead { to }, Answer::Telemetry { seq, .. }) = (&finished.after, &reply.answer) {
+                if let (After::TwinRead { to, .. }, Answer::Telemetry { seq, .. }) = (&finished.after, &reply.answer) {
                     prop_assert!(*seq >= to.topic.parse::<u64>().unwrap(), "a read did not see the writes before it");
                 }
                 answered.push(finished.after);

@@ -1,0 +1,182 @@
+"""A gateway device written with paho-mqtt, and its children.
+
+Usage: paho_gateway.py SCENARIO CLUSTER_JSON. As paho_device.py, whose parts it uses.
+"""
+
+import json
+import sys
+import threading
+
+import paho.mqtt.client as mqtt
+
+from paho_device import CLUSTER, Device, ask, eventually, http, telemetry
+
+PREFIX = sys.argv[1].replace(":", "-")
+
+
+def register(name, gateway=None):
+    status, answer = http("PUT", "/api/v1/devices/" + name, {"gateway": gateway})
+    assert status in (200, 201) and answer["gateway"] == gateway, answer
+
+
+def assign(name, gateway):
+    status, answer = http("PATCH", "/api/v1/devices/" + name, {"gateway": gateway})
+    assert status == 200 and answer["gateway"] == gateway, answer
+
+
+def connection(name):
+    return http("GET", "/api/v1/devices/" + name)[1]["connection"]
+
+
+def family(version, count, **options):
+    """A connected gateway and the names of its children."""
+    hub = Device(PREFIX + "-hub", version, **options)
+    register(hub.name)
+    children = ["%s-child-%d" % (PREFIX, n) for n in range(count)]
+    for child in children:
+        register(child, hub.name)
+    return hub.connected(), children
+
+
+def topic(child, rest="telemetry"):
+    return "devices/%s/%s" % (child, rest)
+
+
+def acting(version):
+    """Telemetry and twins of children, each in its own device."""
+    hub, children = family(version, 3)
+    for turn in range(5):
+        for child in children:
+            reason, _ = hub.publish(json.dumps({"turn": turn}), topic(child))
+            assert reason == "Success", reason
+    for child in children:
+        rows = telemetry(child)
+        assert [row["seq"] for row in rows] == [1, 2, 3, 4, 5], rows
+        assert [row["body"]["turn"] for row in rows] == list(range(5)), rows
+        assert connection(child)["via"] == hub.name
+    assert telemetry(hub.name) == []
+    status, listed = http("GET", "/api/v1/devices?filter=gateway%3D" + hub.name)
+    assert status == 200 and [d["id"] for d in listed["items"]] == children, listed
+
+    child = children[0]
+    assert hub.subscribe(topic(child, "#")) == 1
+    hub.publish("{\"on\":true}", topic(child, "twin/reported/1"))
+    assert hub.message(topic(child, "twin/res/1"))["status"] == 204
+    hub.publish("", topic(child, "twin/get/2"))
+    assert hub.message(topic(child, "twin/res/2"))["reported"] == {"on": True}
+    status, _ = http("PATCH", "/api/v1/devices/%s/twin" % child, {"desired": {"level": 3}})
+    assert status == 200
+    desired = hub.message(topic(child, "twin/desired"))
+    assert desired["level"] == 3 and desired["$version"] == 1, desired
+
+    hub.close()
+    for child in children:
+        eventually(child + " is offline with its gateway", lambda: connection(child)["state"] == "disconnected")
+
+
+def ids(version):
+    """A message id is stored once per child, whoever sends it."""
+    hub, (one, two) = family(version, 2)
+    for child in (one, two, one):
+        if version == mqtt.MQTTv5:
+            reason, _ = hub.publish("x", topic(child), properties=[("message-id", "m-1")])
+        else:
+            reason, _ = hub.publish("x", topic(child, "messages/events/$.mid=m-1"))
+        assert reason == "Success", reason
+    assert len(telemetry(one)) == 1 and len(telemetry(two)) == 1
+    hub.close()
+
+
+def refusals(_):
+    """Who is not its child, and who is one no more."""
+    hub, (child, banned) = family(mqtt.MQTTv5, 2)
+    other = PREFIX + "-other"
+    register(other)
+    for name in (other, PREFIX + "-unknown"):
+        reason, _ = hub.publish("x", topic(name))
+        assert reason.value == 0x87, (name, reason)
+        assert hub.subscribe(topic(name, "#")).value == 0x87
+        assert telemetry(other) == []
+    assert http("PATCH", "/api/v1/devices/" + banned, {"status": "disabled"})[0] == 200
+    assert hub.publish("x", topic(banned))[0].value == 0x87
+    assert hub.publish("x", topic(child))[0] == "Success", "the connection goes on"
+
+    assign(child, None)
+    assert hub.publish("x", topic(child))[0].value == 0x87
+    assert connection(child)["state"] == "disconnected"
+    assign(child, hub.name)
+    assert hub.publish("y", topic(child))[0] == "Success"
+    assert [row["seq"] for row in telemetry(child)] == [1, 2]
+    status, problem = http("PATCH", "/api/v1/devices/" + child, {"gateway": child})
+    assert status == 400 and problem["type"].endswith("invalid-body"), problem
+    hub.close()
+
+    # 3.1.1 has no code but 0x80, and no answer to a publish: as for any foreign topic.
+    old = Device(PREFIX + "-old", mqtt.MQTTv311)
+    register(old.name)
+    old.connected()
+    assert old.subscribe(topic(other, "#")).value == 0x80
+    old.client.publish(topic(other), "x", qos=1)
+    assert old.ends.get(timeout=60) != "Success"
+    old.client.loop_stop()
+    assert telemetry(other) == []
+
+
+def takeover(version):
+    """The newer one of child and gateway holds the child's session."""
+    hub, (name, sibling) = family(version, 2)
+    assert hub.subscribe(topic(name, "#")) == 1
+    hub.publish("1", topic(name))
+    assert connection(name)["via"] == hub.name
+    child = Device(name, version).connected()
+    assert "via" not in connection(name)
+    assert not child.flags.session_present
+    child.publish("2", topic(name))
+    hub.publish("1", topic(sibling))
+    assert "via" not in connection(name), "a gateway that does nothing for it takes nothing"
+    hub.publish("3", topic(name))
+    child.ends.get(timeout=60)
+    child.client.loop_stop()
+    assert connection(name)["via"] == hub.name
+    assert [row["body"] for row in telemetry(name)] == [1, 2, 3]
+    # Its subscription is back.
+    assert http("PATCH", "/api/v1/devices/%s/twin" % name, {"desired": {"level": 1}})[0] == 200
+    assert hub.message(topic(name, "twin/desired"))["level"] == 1
+    hub.close()
+
+
+def killed(version):
+    """The leaders of the children's shards die while the gateway publishes for twenty of them."""
+    hub, children = family(version, 20)
+    hub.client.max_inflight_messages_set(32)
+    total = 1500
+    acked, done = set(), threading.Event()
+
+    def on_publish(_client, _user, mid, reason, _props):
+        assert reason == "Success", reason
+        acked.add(mid)
+        if len(acked) == total:
+            done.set()
+
+    hub.client.on_publish = on_publish
+    shard = http("GET", "/api/v1/devices/" + children[0])[1]["shard"]
+    leader = next(s["leader"] for s in http("GET", "/api/v1/cluster")[1]["shards"] if s["id"] == shard)
+    victim = leader if leader != 1 else 2
+    for number in range(total):
+        child = children[number % len(children)]
+        hub.client.publish(topic(child), json.dumps({"n": number}), qos=1)
+        if number == total // 3:
+            eventually("some are acknowledged", lambda: len(acked) > 20)
+            ask("kill %d" % victim)
+    assert done.wait(timeout=60), "%d of %d" % (len(acked), total)
+    ask("start %d" % victim)
+    for at, child in enumerate(children):
+        rows = telemetry(child)
+        assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1)), (child, rows)
+        assert [row["body"]["n"] for row in rows] == list(range(at, total, len(children))), child
+    hub.close()
+
+
+if __name__ == "__main__":
+    name, _, version = sys.argv[1].partition(":")
+    globals()[name](mqtt.MQTTv5 if version == "5" else mqtt.MQTTv311)
