@@ -138,6 +138,22 @@ impl Story {
                 fence: fence(words[1]),
                 filters: words[2..].iter().map(|filter| (*filter).to_owned()).collect(),
             },
+            // body:id, or body
+            "batch" => Command::RecordBatch {
+                telemetry: words[1..]
+                    .iter()
+                    .map(|word| {
+                        let (body, id) = word
+                            .split_once(':')
+                            .map_or((*word, None), |(body, id)| (body, Some(id)));
+                        Telemetry {
+                            body: body.into(),
+                            message_id: id.map(str::to_owned),
+                            ..Telemetry::default()
+                        }
+                    })
+                    .collect(),
+            },
             "pub" => Command::RecordTelemetry {
                 origin: Origin::Session {
                     fence: fence(words[1]),
@@ -226,6 +242,10 @@ fn shown(result: Result<Answer, Refusal>) -> String {
         Ok(Answer::Twin(_)) => "twin".to_owned(),
         Ok(Answer::Deleted) => "deleted".to_owned(),
         Ok(Answer::Done) => "done".to_owned(),
+        Ok(Answer::Batch(items)) => {
+            let item = |(seq, repeated): &(u64, bool)| format!("{seq}{}", if *repeated { " again" } else { "" });
+            items.iter().map(item).collect::<Vec<_>>().join(", ")
+        }
         Err(refusal) => format!("error {}", name_of(&refusal)),
     }
 }
@@ -488,4 +508,51 @@ fn a_desired_patch_carries_its_version() {
         r#"{"$version":7,"a":1,"b":null}"#
     );
     assert_eq!(desired_patch_json(&write("?"), 7), r#"{"$version":7}"#);
+}
+
+/// The child's registration names who may act for it, and nobody else does.
+#[test]
+fn a_gateway_acts_for_its_own_children_only() {
+    check("open via=hub -> error NotRegistered");
+    check("put; open via=hub -> error NotGateway");
+    check("put gateway=hub; open via=hub -> gen=1 new");
+    check("put gateway=hub; open via=hub-2 -> error NotGateway");
+    check("put gateway=hub; put; open via=hub -> error NotGateway");
+    check("put; assign gateway=hub; open via=hub -> gen=1 new");
+    check("put; assign gateway=hub -> enabled etag=2");
+    check("put gateway=hub; assign gateway=hub -> enabled etag=2");
+    check("put; assign gateway=lamp -> error GatewayInvalid");
+    check("put gateway=hub; disable; open via=hub -> error Disabled");
+    check("put gateway=hub; delete; put; open via=hub -> error NotGateway");
+}
+
+/// The session of a gateway ends with its right to hold it; one of the child's own does not.
+#[test]
+fn a_session_ends_with_the_right_to_hold_it() {
+    check("put gateway=hub; open via=hub; pub 1; assign; pub 2 -> error StaleSession");
+    check("put gateway=hub; open via=hub; assign gateway=hub-2; pub 1 -> error StaleSession");
+    check("put gateway=hub; open via=hub; assign gateway=hub; pub 1 -> seq=1");
+    check("put gateway=hub; open; assign; pub 1 -> seq=1");
+}
+
+/// The newest wins, and a session does not pass from one kind of holder to the other.
+#[test]
+fn child_and_gateway_take_over_from_each_other() {
+    check("put gateway=hub; open via=hub; open; pub 1 gen=1 -> error StaleSession");
+    check("put gateway=hub; open; open via=hub; pub 1 gen=1 -> error StaleSession");
+    check("put gateway=hub; open via=hub expiry=9; open via=hub -> gen=2 present");
+    check("put gateway=hub; open via=hub expiry=9; open -> gen=2 new");
+    check("put gateway=hub; open expiry=9; open via=hub -> gen=2 new");
+    check("put gateway=hub; open via=hub; pub 1 id=a; open; pub 1 id=a -> seq=1 again");
+}
+
+/// As if the messages had come one by one.
+#[test]
+fn a_batch_is_stored_in_order_and_each_id_once() {
+    check("batch a -> error NotRegistered");
+    check("put; batch a b:m b:m c -> 1, 2, 2 again, 3");
+    check("put; batch a:m; batch a:m x a:m -> 1 again, 2, 1 again");
+    check("put; batch a:m; batch b:n -> 2");
+    check("put; disable; batch a -> error Disabled");
+    check("put; open; batch a b; pub 1 -> seq=3");
 }

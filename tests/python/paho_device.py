@@ -15,6 +15,7 @@ import urllib.request
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 PATIENCE = 60
 with open(sys.argv[2], encoding="utf-8") as file:
@@ -67,9 +68,13 @@ def eventually(what, probe):
 class Device:
     """A paho client whose callbacks end in queues. Runs paho's own loop in a thread."""
 
-    def __init__(self, name, version, clean=True, expiry=0, will=None):
+    packet_bytes_max = None
+
+    def __init__(self, name, version, clean=True, expiry=0, will=None, transport="tcp"):
         self.name, self.version, self.clean, self.expiry = name, version, clean, expiry
+        self.port = "ws" if transport == "websockets" else "mqtt"
         options = {"clean_session": clean} if version == mqtt.MQTTv311 else {}
+        options["transport"] = transport
         self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=version, **options)
         self.connacks, self.pubacks, self.subacks = queue.Queue(), queue.Queue(), queue.Queue()
         self.messages, self.ends = queue.Queue(), queue.Queue()
@@ -87,11 +92,14 @@ class Device:
 
     def connect(self, node=1):
         """Connects and returns the reason of the CONNACK."""
-        host, port = CLUSTER["nodes"][node - 1]["mqtt"].split(":")
+        host, port = CLUSTER["nodes"][node - 1][self.port].split(":")
         more = {}
         if self.version == mqtt.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = self.expiry
+            properties.RequestResponseInformation = 1
+            if self.packet_bytes_max:
+                properties.MaximumPacketSize = self.packet_bytes_max
             more = {"clean_start": self.clean, "properties": properties}
         self.client.connect(host, int(port), keepalive=30, **more)
         self.client.loop_start()
@@ -314,9 +322,87 @@ def ids(version):
     assert azure[0]["properties"]["colour"] == "red" and azure[0]["message_id"] == "m-2", azure
 
 
+def websocket(version):
+    """All of it over WebSocket, with packets larger than a frame of the server."""
+    name = "socket-" + version
+    device = Device(name, VERSIONS[version], transport="websockets")
+    for path in ("/mqtt", "/", "/$iothub/websocket?iothub-no-client-cert=true"):
+        device.client.ws_set_options(path=path)
+        device.connected()
+        device.close()
+    device.client.ws_set_options(path="/mqtt")
+    device.connected(node=2)
+    assert device.subscribe(device.topic("#")) == 1
+    large = {"text": "x" * 100_000}
+    assert device.publish(json.dumps(large))[0] == "Success"
+    assert device.publish("{}")[0] == "Success"
+    for n in range(3):
+        patch = {"desired": {"text%d" % n: "y" * 10_000}}
+        assert http("PATCH", "/api/v1/devices/%s/twin" % name, patch)[0] == 200
+    device.message(device.topic("twin/desired"))
+    device.client.publish(device.topic("twin/get/1"), "", qos=1)
+    twin = device.message(device.topic("twin/res/1"))
+    assert sorted(twin["desired"]) == ["text0", "text1", "text2"], twin
+    assert telemetry(name)[0]["body"] == large
+    elsewhere = Device(name, VERSIONS[version]).connected()
+    device.ends.get(timeout=PATIENCE)
+    device.client.loop_stop()
+    elsewhere.close()
+
+
+def mqtt5():
+    """Topic aliases, subscription options and identifiers, response topics, the packet size."""
+    device = Device("five", mqtt.MQTTv5).connected()
+    granted = device.granted
+    assert granted.TopicAliasMaximum == 16 and granted.ResponseInformation == "devices/five/", granted
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.TopicAlias = 16
+    for topic in (device.topic(), ""):
+        # paho refuses an empty topic unless there is an alias.
+        device.client.publish(topic, "{}", qos=1, properties=properties)
+        assert device.pubacks.get(timeout=PATIENCE)[1] == "Success"
+    assert len(telemetry("five")) == 2
+
+    options = SubscribeOptions(qos=1, noLocal=True, retainAsPublished=True, retainHandling=2)
+    for identifier, topic in ((7, device.topic("#")), (268_435_455, device.topic("answers/+"))):
+        properties = Properties(PacketTypes.SUBSCRIBE)
+        properties.SubscriptionIdentifier = identifier
+        device.client.subscribe(topic, options=options, properties=properties)
+        assert device.subacks.get(timeout=PATIENCE)[0] == 1
+
+    def request(what, payload, to, data=b"17"):
+        properties = Properties(PacketTypes.PUBLISH)
+        properties.ResponseTopic, properties.CorrelationData = to, data
+        device.client.publish(device.topic(what), payload, qos=1, properties=properties)
+        return device.pubacks.get(timeout=PATIENCE)[1]
+
+    for what in ("twin/reported", "twin/get", "twin/get/9"):
+        assert request(what, '{"a":1}' if what == "twin/reported" else "", "devices/five/answers/1") == "Success"
+        answer = device.messages.get(timeout=PATIENCE)
+        assert answer.topic == "devices/five/answers/1" and answer.properties.CorrelationData == b"17", answer.topic
+        assert sorted(answer.properties.SubscriptionIdentifier) == [7, 268_435_455]
+        assert json.loads(answer.payload)["status"] in (200, 204)
+    assert request("twin/get", "", "devices/other/answers").value == 0x87
+    assert request("twin/get", "", "elsewhere").value == 0x90
+    assert request("twin/get", "", "devices/five/answers", b"x" * 5000).value == 0x97
+    assert device.publish("", device.topic("twin/get"))[0].value == 0x90, "no response topic"
+    device.client.subscribe("$share/group/devices/five/#", 1)
+    assert device.subacks.get(timeout=PATIENCE)[0].value == 0x9E
+    device.close()
+
+    small = Device("small", mqtt.MQTTv5)
+    small.packet_bytes_max = 500
+    small.connected()
+    assert small.subscribe(small.topic("#")) == 1
+    assert http("PATCH", "/api/v1/devices/small/twin", {"desired": {"text": "y" * 600}})[0] == 200
+    assert http("PATCH", "/api/v1/devices/small/twin", {"desired": {"text": "short"}})[0] == 200
+    assert small.message(small.topic("twin/desired"))["text"] == "short", "what is too large is not sent"
+    small.close()
+
+
 def main():
     name, _, version = sys.argv[1].partition(":")
-    scenario = {f.__name__: f for f in (receipts, window, failover, twin, reasons, wills, ids)}[name]
+    scenario = {f.__name__: f for f in (receipts, window, failover, twin, reasons, wills, ids, websocket, mqtt5)}[name]
     scenario(*([version] if version else []))
 
 

@@ -169,8 +169,12 @@ fn violations_end_the_connection_with_their_reason() {
     let abused = Abused::new("violation");
     let topic = abused.topic();
     let mut alias = text(&topic);
-    alias.extend([0, 1, 3, 0x23, 0, 1]);
-    let mut identified = vec![0, 1, 2, 0x0b, 1];
+    alias.extend([0, 1, 3, 0x23, 0, 17]);
+    let mut no_alias = text(&topic);
+    no_alias.extend([0, 1, 3, 0x23, 0, 0]);
+    let mut unknown_alias = text("");
+    unknown_alias.extend([0, 1, 3, 0x23, 0, 2]);
+    let mut identified = vec![0, 1, 2, 0x0b, 0];
     identified.extend(text("devices/violation/#"));
     identified.push(0);
     let mut qos2 = text(&topic);
@@ -210,7 +214,13 @@ fn violations_end_the_connection_with_their_reason() {
             packet(0x80, &[0, 1, 0, 0, 1, b'a', 0]),
             0x81,
         ),
-        ("subscription identifier", packet(0x82, &identified), 0xa1),
+        ("subscription identifier 0", packet(0x82, &identified), 0x81),
+        ("topic alias 0", packet(0x32, &no_alias), 0x94),
+        (
+            "topic alias that stands for nothing",
+            packet(0x32, &unknown_alias),
+            0x82,
+        ),
         ("PINGREQ with a body", packet(0xc0, &[1]), 0x81),
         ("AUTH", packet(0xf0, &[0x18, 0]), 0x82),
     ];

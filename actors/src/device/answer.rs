@@ -31,6 +31,8 @@ pub enum Answer {
     },
     /// A session's command was refused, and that is committed: its ordinal is consumed.
     Refused(Refusal),
+    /// Of each message its seq, 0 if that is not known, and whether it was stored before.
+    Batch(Vec<(u64, bool)>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +96,7 @@ pub fn answer(id: &DeviceId, before: &DeviceState, after: &DeviceState, command:
         Command::DeleteDevice { .. } => Answer::Deleted,
         Command::OpenSession(_) => session_opened(after, events),
         Command::RecordTelemetry { origin, telemetry } => telemetry_recorded(before, origin, telemetry, events),
+        Command::RecordBatch { telemetry } => Answer::Batch(batch_recorded(before, after, telemetry, events)),
         Command::ReadTwin => Answer::Twin(Box::new(twin_view(id, after))),
         Command::UpdateTwin { .. } => Answer::TwinUpdated {
             twin_version: after.twin.version,
@@ -209,4 +212,30 @@ fn telemetry_recorded(before: &DeviceState, origin: &Origin, telemetry: &Telemet
         seq: stored.or_else(first).unwrap_or(0),
         repeated: stored.is_none(),
     }
+}
+
+/// Events are in the order of their messages, so that the next one is either this message's or
+/// that of a later one.
+fn batch_recorded(
+    before: &DeviceState,
+    after: &DeviceState,
+    batch: &[Telemetry],
+    events: &[Event],
+) -> Vec<(u64, bool)> {
+    let mut recorded = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::TelemetryRecorded(recorded) if !recorded.will => Some(recorded),
+            _ => None,
+        })
+        .peekable();
+    let one = |telemetry: &Telemetry| {
+        if let Some(new) = recorded.next_if(|recorded| recorded.telemetry == *telemetry) {
+            return (new.seq, false);
+        }
+        let id = telemetry.message_id.as_deref();
+        let seq = id.and_then(|id| before.windows.message(id).or_else(|| after.windows.message(id)));
+        (seq.unwrap_or(0), true)
+    };
+    batch.iter().map(one).collect()
 }

@@ -70,6 +70,12 @@ pub enum Command {
         before_seq: u64,
         oldest_at: Option<Timestamp>,
     },
+
+    /// Messages of one request, stored in their order in one commit; those whose id is known are
+    /// passed over.
+    RecordBatch {
+        telemetry: Vec<Telemetry>,
+    },
 }
 
 /// Settings that `decide` needs and that are the same for every device of the node. They never

@@ -70,6 +70,7 @@ pub fn decide(
         Command::ExpireSession => Ok(scene.expire_session()),
         Command::PublishWill => Ok(scene.publish_will()),
         Command::TrimTelemetry { before_seq, oldest_at } => Ok(scene.trim_telemetry(*before_seq, *oldest_at)),
+        Command::RecordBatch { telemetry } => scene.record_batch(telemetry),
     }
 }
 

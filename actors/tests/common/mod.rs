@@ -176,6 +176,7 @@ pub fn command() -> impl Strategy<Value = Command> {
     let update = (origin(), writes(), option::weighted(0.2, twin_match()));
     let filters = vec("[a-d]", 0..3);
     prop_oneof![
+        2 => vec(telemetry(), 0..4).prop_map(|telemetry| Command::RecordBatch { telemetry }),
         2 => (status(), precondition(), gateway_device())
             .prop_map(|(status, condition, gateway)| Command::PutDevice { status, condition, gateway }),
         1 => (option::of(status()), precondition(), option::of(gateway_device()))

@@ -93,6 +93,8 @@ pub struct Limits {
     pub packet_bytes_max: usize,
     /// Unacknowledged publishes one session may hold.
     pub receive_maximum: u16,
+    /// Children that one connection of a gateway device acts for.
+    pub gateway_children_max: usize,
     /// Bytes of publishes one node may hold unanswered before it stops reading.
     pub inflight_bytes_max: usize,
     /// Resident memory beyond which idle devices leave memory at once.

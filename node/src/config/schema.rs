@@ -106,6 +106,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
     let connections_max = count("connections_max", 18_000, 1, 1_000_000);
     let packet_bytes_max = count("packet_bytes_max", 256 * KIB as usize, 1024, 16 * MIB);
     let receive_maximum = count("receive_maximum", policy.packet_ids_max, 1, 65_535) as u16;
+    let gateway_children_max = count("gateway_children_max", 1_000, 1, 65_536);
     let memory_bytes_max = count("memory_bytes_max", 4096 * MIB as usize, 256 * MIB, 1 << 44);
     let inflight_bytes_max = count("inflight_bytes_max", 256 * MIB as usize, MIB, 1 << 36);
     let http_body_bytes_max = count("http_body_bytes_max", 256 * KIB as usize, 1024, 2 * MIB);
@@ -124,6 +125,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         connect_timeout: time("connect_timeout", secs(5), millis(100), secs(300)),
         packet_bytes_max,
         receive_maximum,
+        gateway_children_max,
         inflight_bytes_max,
         memory_bytes_max: memory_bytes_max as u64,
         http_body_bytes_max,

@@ -200,8 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         gather.left -= 1;
         if gather.left == 0 {
-            self.inflight
-                .settle(part.of, Outcome::Local(PublishAckReason::Success));
+            self.inflight.settle(part.of, Outcome::Local(PublishAckReason::Success));
         }
     }
 

@@ -20,9 +20,7 @@ impl Aliases {
     pub fn resolve(&mut self, publish: &mut Publish, max: u16) -> Result<(), Violation> {
         let alias = publish.properties.as_mut().and_then(|p| p.topic_alias.take());
         let Some(alias) = alias else {
-            // 3.1.1 has no aliases, and an empty topic is refused with the others that are wrong.
-            let lacks = publish.topic.is_empty() && publish.properties.is_some();
-            return if lacks { Err(Violation::Protocol) } else { Ok(()) };
+            return Ok(());
         };
         if alias.get() > max {
             return Err(Violation::TopicAlias);
@@ -131,7 +129,6 @@ mod tests {
         assert_eq!(resolve("", 3), Ok("b".into()));
         assert_eq!(resolve("c", 16), Ok("c".into()));
         assert_eq!(resolve("d", 17), Err(Violation::TopicAlias));
-        assert_eq!(resolve("", 0), Err(Violation::Protocol), "neither topic nor alias");
         assert_eq!(resolve("e", 0), Ok("e".into()));
     }
 

@@ -104,7 +104,12 @@ impl Children {
         self.busy.insert(lane);
         self.children.entry(lane).or_insert_with(|| {
             metrics::child_lane_opened();
-            Child::new(&self.shared, &self.mailbox, DeviceKey::new(self.gateway.tenant, device.clone()))
+            self.mailbox.set_children(self.lanes.len());
+            Child::new(
+                &self.shared,
+                &self.mailbox,
+                DeviceKey::new(self.gateway.tenant, device.clone()),
+            )
         })
     }
 
@@ -355,10 +360,11 @@ impl Child {
         } else if !present && !self.subscriptions.is_empty() {
             // Taken over meanwhile: the gateway's client knows nothing of it, and asked once.
             let subscriptions = self.subscriptions.clone();
-            self.inflight.push(After::Nothing, 0, 0, now, |fence| Command::Subscribe {
-                fence,
-                subscriptions,
-            });
+            self.inflight
+                .push(After::Nothing, 0, 0, now, |fence| Command::Subscribe {
+                    fence,
+                    subscriptions,
+                });
         }
         self.was_open = true;
     }

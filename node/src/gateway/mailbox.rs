@@ -3,13 +3,14 @@
 //! Costs nothing while empty. Answers are bounded by what is in flight, downlinks by `deliver`,
 //! orders by their being coalesced here.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use actors::ports::{CallResult, Downlink};
 use futures::task::AtomicWaker;
 
-/// Downlinks one mailbox holds before its connection has looked at them.
+/// Downlinks one mailbox holds before its connection has looked at them, beside one per child.
 const DOWNLINKS_MAX: usize = 64;
 
 /// Whose session something is about: the connection's own, or that of a child it acts for.
@@ -54,6 +55,7 @@ impl Notes {
 #[derive(Debug, Default)]
 pub struct Mailbox {
     notes: Mutex<Notes>,
+    children: AtomicUsize,
     waker: AtomicWaker,
 }
 
@@ -66,7 +68,7 @@ impl Mailbox {
     /// Says whether there was room.
     pub fn deliver(&self, downlink: Downlink) -> bool {
         let mut notes = self.lock();
-        if notes.downlinks.len() >= DOWNLINKS_MAX {
+        if notes.downlinks.len() >= DOWNLINKS_MAX + self.children.load(Ordering::Relaxed) {
             return false;
         }
         notes.downlinks.push(downlink);
@@ -90,6 +92,11 @@ impl Mailbox {
         notes.stop = notes.stop.max(Some(stop));
         drop(notes);
         self.waker.wake();
+    }
+
+    /// How many children the connection acts for.
+    pub fn set_children(&self, count: usize) {
+        self.children.store(count, Ordering::Relaxed);
     }
 
     pub fn take(&self) -> Notes {

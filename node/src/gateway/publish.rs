@@ -38,7 +38,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return self.refuse(&publish, PublishAckReason::QuotaExceeded, "too_many_children");
             }
             Ok(addressed) => addressed,
-            Err(TopicError::Foreign) => return self.refuse(&publish, PublishAckReason::NotAuthorized, "foreign_topic"),
+            Err(TopicError::Foreign) => return self.refuse(&publish, PublishAckReason::NotAuthorized, FOREIGN),
             Err(_) => return self.refuse(&publish, PublishAckReason::TopicNameInvalid, "unknown_topic"),
         };
         match target {
@@ -193,10 +193,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Some(refusal) = refusal_of(outcome) else {
             return Ok(());
         };
-        let foreign = matches!(refusal, Refusal::NotGateway { .. } | Refusal::NotRegistered);
-        metrics::publish_dropped(if foreign { "foreign_topic" } else { "refused" });
-        if foreign && !self.protocol.is_v5() {
-            return Err(End::PublishRefused("foreign_topic"));
+        let label = refusal_label(refusal);
+        metrics::publish_dropped(label);
+        if label == FOREIGN && !self.protocol.is_v5() {
+            return Err(End::PublishRefused(label));
         }
         Ok(())
     }
@@ -206,7 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Outcome::Local(reason) => (*reason, None),
             Outcome::LocalTwin(..) => (PublishAckReason::PayloadFormatInvalid, None),
             Outcome::Device(_) => match refusal_of(outcome) {
-                Some(refusal) => (reasons::puback(refusal), Some("refused")),
+                Some(refusal) => (reasons::puback(refusal), Some(refusal_label(refusal))),
                 None => (PublishAckReason::Success, Some("success")),
             },
         };
@@ -235,6 +235,16 @@ fn outcome_label(outcome: &Outcome) -> Option<&'static str> {
         })) => Some(if *repeated { "repeated" } else { "acknowledged" }),
         outcome if refusal_of(outcome).is_some() => Some("refused"),
         _ => None,
+    }
+}
+
+/// How a topic of a device is counted that one may not act for.
+const FOREIGN: &str = "foreign_topic";
+
+fn refusal_label(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotGateway { .. } | Refusal::NotRegistered => FOREIGN,
+        _ => "refused",
     }
 }
 

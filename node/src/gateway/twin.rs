@@ -26,7 +26,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(child) = device {
             // Whether it may ask at all, only the child can tell.
             let packet_id = publish.packet_id;
-            self.read_for(&child, After::TwinRead { to, packet_id }, digest(publish), Command::ReadTwin);
+            self.read_for(
+                &child,
+                After::TwinRead { to, packet_id },
+                digest(publish),
+                Command::ReadTwin,
+            );
             return Ok(());
         }
         if let Some(packet_id) = publish.packet_id {

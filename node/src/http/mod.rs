@@ -13,6 +13,7 @@ mod cursor;
 mod devices;
 mod etag;
 mod filter;
+mod ingest;
 mod live;
 mod node;
 pub mod openapi;

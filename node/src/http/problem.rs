@@ -71,6 +71,7 @@ kinds! {
     PreconditionFailed = 412 "precondition-failed" "The condition does not hold";
     TooLarge = 413 "too-large" "The document is too large";
     ConfigRefused = 422 "config-refused" "The configuration is refused";
+    KeyReused = 422 "idempotency-key-reused" "The idempotency key belongs to another message";
     UnsupportedMediaType = 415 "unsupported-media-type" "The content type is not supported here";
     /// Nothing was committed.
     Overloaded = 429 "overloaded" "Too much is waiting already";

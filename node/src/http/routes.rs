@@ -5,7 +5,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{web, HttpRequest, HttpResponse};
 
 use super::problem::{Kind, Problem};
-use super::{auth, cluster, devices, node, probes, telemetry, twin};
+use super::{auth, cluster, devices, ingest, node, probes, telemetry, twin};
 
 macro_rules! resources {
     ($list:ident, $register:ident, $prefix:literal, $( $path:literal { $($method:ident => $handler:path),* $(,)? } )*) => {
@@ -32,7 +32,8 @@ resources! { API, api, "/api",
     "/v1/devices/{id}/twin/{section}" {
         get => twin::get_section, patch => twin::patch_section, put => twin::put_section
     }
-    "/v1/devices/{id}/telemetry" { get => telemetry::get, post => telemetry::post }
+    "/v1/devices/{id}/telemetry" { get => telemetry::get, post => ingest::post }
+    "/v1/devices/{id}/telemetry/batch" { post => ingest::batch }
     "/v1/receipts/{receipt}" { get => cluster::receipt }
     "/v1/cluster" { get => cluster::get }
     "/v1/cluster/shards/{id}/digest" { get => cluster::digest }

@@ -1,10 +1,10 @@
-//! Telemetry over HTTP: read back in order, and ingest with the same guarantees as over MQTT.
+//! Telemetry over HTTP: read back in order, and what one message looks like. See [`super::ingest`].
 
 use std::collections::BTreeMap;
 
 use actix_web::http::header::HeaderMap;
 use actix_web::{web, HttpResponse};
-use actors::device::{check_telemetry, Answer, Command, Origin, Telemetry};
+use actors::device::{check_telemetry, Answer, Telemetry};
 use actors::ports::CallError;
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
@@ -15,9 +15,9 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{is_json_type, Body};
-use super::context::{odd_answer, params, Context};
+use super::context::{params, Context};
 use super::problem::{Ask, Kind, Problem};
-use super::respond::{bad_param, limit, number, receipt};
+use super::respond::{bad_param, limit, number};
 use super::stamp;
 use crate::observe::metrics::names;
 
@@ -81,7 +81,7 @@ pub struct TelemetryList {
 pub struct TelemetryStored {
     /// Null for a repetition of a message so old that its place is forgotten.
     pub seq: Option<u64>,
-    /// Null for a repetition: the first answer carried it.
+    /// Null for a repetition of a message that is kept no more.
     pub receipt: Option<String>,
     /// The message id was known; nothing was stored again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -217,45 +217,7 @@ fn cut(mut page: TelemetryPage, bytes_max: usize) -> TelemetryPage {
     page
 }
 
-#[utoipa::path(post, path = "/api/v1/devices/{id}/telemetry", tag = "telemetry", operation_id = "postTelemetry",
-    params(("id" = String, Path, description = "Device id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Message id, at most 128 bytes: a repetition is stored once"),
-        ("X-Holdfast-Stream" = Option<String>, Header, description = "Stream, at most 64 of the characters of device ids"),
-        ("X-Holdfast-Device-Time" = Option<String>, Header, description = "The device's own time: RFC 3339, or milliseconds since 1970"),
-        ("X-Holdfast-Property-{name}" = Option<String>, Header, description = "User properties; names in lower case, at most 64")),
-    request_body(content(("application/json"), ("application/octet-stream")), description = "The payload, as it is"),
-    responses((status = 201, description = "Stored on a majority of the replicas", body = TelemetryStored),
-        (status = 200, description = "Stored before, under this message id", body = TelemetryStored)))]
-pub async fn post(context: Context, id: web::Path<String>, body: Body) -> Result<HttpResponse, Problem> {
-    let device = context.device(&id)?;
-    let telemetry = message(context.headers(), body)?;
-    let command = Command::RecordTelemetry {
-        origin: Origin::Operator,
-        telemetry,
-    };
-    let call = context.app.backend.call(&device, command, context.left());
-    let outcome = context.finish(async { Ok(call.await) }, Ask::Write).await;
-    // A call that did not come back in time is as unknown as one that says so.
-    let outcome = outcome.unwrap_or(Err(CallError::Unknown));
-    count(&outcome);
-    let reply = outcome.map_err(|e| Problem::of_call(e, Ask::Write))?;
-    let Answer::Telemetry { seq, repeated } = reply.answer else {
-        return Err(odd_answer(&reply.answer));
-    };
-    let mut response = if repeated {
-        HttpResponse::Ok()
-    } else {
-        HttpResponse::Created()
-    };
-    receipt(&mut response, reply.receipt);
-    Ok(response.json(TelemetryStored {
-        seq: (seq > 0).then_some(seq),
-        receipt: reply.receipt.map(|r| r.to_string()),
-        repeated,
-    }))
-}
-
-fn count(outcome: &actors::ports::CallResult) {
+pub(super) fn count(outcome: &actors::ports::CallResult) {
     let outcome = match outcome {
         Ok(reply) if matches!(reply.answer, Answer::Telemetry { repeated: true, .. }) => "repeated",
         Ok(_) => "acknowledged",
@@ -267,7 +229,7 @@ fn count(outcome: &actors::ports::CallResult) {
     metrics::counter!(names::INGEST_MESSAGES, "outcome" => outcome).increment(1);
 }
 
-fn message(headers: &HeaderMap, body: Body) -> Result<Telemetry, Problem> {
+pub(super) fn message(headers: &HeaderMap, body: Body) -> Result<Telemetry, Problem> {
     let device_time = text(headers, TIME_HEADER)?.map(|given| {
         stamp::parse(&given).ok_or_else(|| bad_header(TIME_HEADER, "is neither RFC 3339 nor milliseconds since 1970"))
     });
@@ -276,11 +238,16 @@ fn message(headers: &HeaderMap, body: Body) -> Result<Telemetry, Problem> {
         content_type: body.content_type,
         properties: properties(headers)?,
         device_time: device_time.transpose()?,
-        message_id: text(headers, ID_HEADER)?,
+        message_id: id_header(headers)?,
         body: body.bytes.into(),
     };
     check_telemetry(&telemetry).map_err(|refusal| Problem::of_refusal(refusal, Ask::Write))?;
     Ok(telemetry)
+}
+
+/// The message id a client gave its request.
+pub(super) fn id_header(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    text(headers, ID_HEADER)
 }
 
 /// A header that appears at most once and is UTF-8.

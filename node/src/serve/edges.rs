@@ -20,6 +20,7 @@ pub fn gateway_config(config: &NodeConfig, policy: LivePolicy, registry: Arc<Reg
             connect_timeout: limits.connect_timeout,
             packet_bytes_max: u32::try_from(limits.packet_bytes_max).unwrap_or(u32::MAX),
             receive_maximum: limits.receive_maximum,
+            children_max: limits.gateway_children_max,
             node_in_flight_bytes_max: limits.inflight_bytes_max,
             ..Limits::default()
         },

@@ -232,6 +232,9 @@ fn notes(key: &DeviceKey, before: &DeviceState, events: &[Event]) -> Vec<Downlin
         match event {
             Event::SessionOpened(_) => notes.push(note(DownlinkBody::TakenOver)),
             Event::StatusChanged { .. } | Event::DeviceDeleted => notes.push(note(DownlinkBody::NotAuthorised)),
+            Event::GatewayAssigned { gateway } if session.via.is_some() && session.via != *gateway => {
+                notes.push(note(DownlinkBody::NotAuthorised));
+            }
             Event::TwinSectionChanged(changed) if changed.section == actors::device::Section::Desired => {
                 let json = format!(r#"{{"changed":true,"$version":{}}}"#, changed.section_version);
                 notes.push(note(DownlinkBody::DesiredChanged {

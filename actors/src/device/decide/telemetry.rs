@@ -1,7 +1,7 @@
 //! Telemetry: gap-free seq, stored once, a bounded number of rows.
 
 use super::Scene;
-use crate::device::{Delivery, Event, Origin, Refusal, Telemetry, TelemetryRecorded, Will};
+use crate::device::{apply, Delivery, Event, Origin, Refusal, Telemetry, TelemetryRecorded, Will};
 use crate::time::Timestamp;
 use crate::wire::topic::{is_stream_name, PROPERTY_COUNT_MAX, STREAM_LEN_MAX};
 
@@ -80,6 +80,23 @@ impl Scene<'_> {
             events,
         );
         Ok(())
+    }
+
+    /// Each message is decided on what the ones before it left behind.
+    pub(super) fn record_batch(&self, batch: &[Telemetry]) -> Result<Vec<Event>, Refusal> {
+        self.enabled()?;
+        let mut state = self.state.clone();
+        let mut events = Vec::with_capacity(batch.len());
+        for telemetry in batch {
+            let scene = Scene { state: &state, ..*self };
+            let mut new = Vec::with_capacity(1);
+            scene.record_telemetry(&Origin::Operator, telemetry, &mut new)?;
+            for event in &new {
+                apply(&mut state, event, self.now).expect("what was decided on a state fits it");
+            }
+            events.append(&mut new);
+        }
+        Ok(events)
     }
 
     /// Records nothing when a message with the will's id is stored already.

@@ -239,3 +239,70 @@ fn silence_of_a_former_leader_is_not_waited_out() {
     // What was sent after the change is not suspected.
     assert!(inflight.due(later + FORMER_LEADER_GRACE).is_none());
 }
+
+/// Generation, ordinal and DUP of a publish.
+fn told(due: &Due) -> (u64, u64, bool) {
+    match &due.command {
+        Command::RecordTelemetry {
+            origin: actors::device::Origin::Session { fence, delivery },
+            ..
+        } => (fence.generation, fence.ordinal, delivery.is_some_and(|d| d.dup)),
+        other => panic!("no publish: {other:?}"),
+    }
+}
+
+/// What is not answered is sent in the new session, and only what had been sent is a repetition.
+#[test]
+fn a_new_session_takes_over_what_waits() {
+    let now = Instant::now();
+    let mut inflight = InFlight::new(1, PAUSE);
+    for packet_id in 1..=4 {
+        let delivery = Some(actors::device::Delivery {
+            packet_id,
+            dup: false,
+            digest: 0,
+        });
+        inflight.push(After::Nothing, 0, 0, now, |fence| Command::RecordTelemetry {
+            origin: actors::device::Origin::Session { fence, delivery },
+            telemetry: actors::device::Telemetry::default(),
+        });
+    }
+    let first = inflight.due(now).unwrap();
+    let second = inflight.due(now).unwrap();
+    let third = inflight.due(now).unwrap();
+    assert_eq!((told(&first), told(&third)), ((1, 1, false), (1, 3, false)));
+    // Answered out of turn: done, but its own turn has not come.
+    inflight.answered(second.number, second.attempt, done(), now).unwrap();
+    inflight.renew(7);
+    inflight.answered(third.number, third.attempt, done(), now).unwrap();
+    let again: Vec<_> = std::iter::from_fn(|| inflight.due(now)).collect();
+    let expected = [(7, 1, true), (7, 2, true), (7, 3, false)];
+    assert_eq!(again.iter().map(told).collect::<Vec<_>>(), expected);
+    for due in &again {
+        inflight.answered(due.number, due.attempt, done(), now).unwrap();
+    }
+    let finished = std::iter::from_fn(|| inflight.pop_finished()).count();
+    assert_eq!((finished, inflight.len()), (4, 0));
+}
+
+/// What is carried out elsewhere is answered in the turn of the connection.
+#[test]
+fn entries_carried_out_elsewhere_keep_their_turn() {
+    let now = Instant::now();
+    let mut inflight = InFlight::new(1, PAUSE);
+    let first = inflight.push_elsewhere(After::Nothing, 0, 0, now);
+    write(&mut inflight, now);
+    let third = inflight.push_elsewhere(After::Nothing, 0, 0, now);
+    let due = inflight.due(now).unwrap();
+    assert!(inflight.due(now).is_none());
+    inflight.answered(due.number, due.attempt, not_leader(), now).unwrap();
+    let later = now + PAUSE.max;
+    let due = inflight
+        .due(later)
+        .expect("going back touches only what was sent from here");
+    inflight.answered(due.number, due.attempt, done(), later).unwrap();
+    inflight.settle(third, Outcome::Device(done()));
+    assert!(!inflight.has_finished());
+    inflight.settle(first, Outcome::Device(done()));
+    assert_eq!(std::iter::from_fn(|| inflight.pop_finished()).count(), 3);
+}

@@ -237,3 +237,40 @@ async fn list_parameters_are_checked() {
         2
     );
 }
+
+/// A child names its gateway; null and a PUT without one take it away.
+#[actix_web::test]
+async fn a_device_names_its_gateway() {
+    let edge = edge();
+    let gateway = |answer: &super::Answer| answer.json()["gateway"].clone();
+    let put = edge
+        .send_json("PUT", "/devices/meter", r#"{"gateway":"hub"}"#)
+        .await
+        .expect(201);
+    assert_eq!(gateway(&put), "hub");
+    edge.create("lamp").await;
+    let listed = edge.get("/devices?filter=gateway%3Dhub").await.expect(200).json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["items"][0]["id"], "meter");
+    let kept = edge
+        .send_json("PATCH", "/devices/meter", r#"{"status":"enabled"}"#)
+        .await
+        .expect(200);
+    assert_eq!(gateway(&kept), "hub", "what a PATCH leaves out stays");
+    let removed = edge
+        .send_json("PATCH", "/devices/meter", r#"{"gateway":null}"#)
+        .await
+        .expect(200);
+    assert_eq!(gateway(&removed), serde_json::Value::Null);
+    edge.send_json("PATCH", "/devices/meter", r#"{"gateway":"hub-2"}"#)
+        .await
+        .expect(200);
+    let replaced = edge.send_json("PUT", "/devices/meter", "{}").await.expect(200);
+    assert_eq!(gateway(&replaced), serde_json::Value::Null);
+    edge.send_json("PATCH", "/devices/meter", r#"{"gateway":"meter"}"#)
+        .await
+        .problem(400, "invalid-body");
+    edge.send_json("PATCH", "/devices/meter", r#"{"gateway":"a b"}"#)
+        .await
+        .problem(400, "invalid-body");
+}

@@ -72,6 +72,14 @@ async fn a_repeated_message_id_is_acknowledged_again_and_stored_once() {
     post(&edge, &[("Idempotency-Key", "m1")], "1").await.expect(201);
     let again = post(&edge, &[("Idempotency-Key", "m1")], "1").await.expect(200).json();
     assert_eq!((&again["seq"], &again["repeated"]), (&json!(1), &json!(true)));
+    let again = post(&edge, &[("Idempotency-Key", "m1")], "1").await.expect(200);
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    post(&edge, &[("Idempotency-Key", "m1")], "2")
+        .await
+        .problem(422, "idempotency-key-reused");
+    post(&edge, &[("Idempotency-Key", "m1"), ("X-Holdfast-Stream", "s")], "1")
+        .await
+        .problem(422, "idempotency-key-reused");
     post(&edge, &[("Idempotency-Key", "m2")], "1").await.expect(201);
     assert_eq!(
         edge.get("/devices/lamp/telemetry").await.json()["items"]
@@ -180,4 +188,87 @@ async fn unacceptable_telemetry_requests_are_refused_before_anything_is_stored()
     edge.get("/devices/lamp/telemetry").await.expect(200);
     send(edge.request("DELETE", "/devices/lamp")).await.expect(204);
     post(&edge, &[], "1").await.problem(404, "device-not-found");
+}
+
+async fn batch(edge: &Edge, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> Answer {
+    let request = edge.request("POST", "/devices/lamp/telemetry/batch");
+    let request = headers
+        .iter()
+        .fold(request, |request, (name, value)| request.header(*name, *value));
+    send(request.body(body)).await
+}
+
+#[actix_web::test]
+async fn a_batch_says_what_became_of_each_message() {
+    let edge = edge();
+    edge.create("lamp").await;
+    let body = r#"[{"body":{"t":1.50},"stream":"climate","properties":{"unit":"c"},"message_id":"m"},
+        {"body":1,"body_base64":"AA=="}, {"body_base64":"/wA="}, 7, {"body":2,"stream":"a/b"}, {"body":3,"colour":"red"},
+        {"body":{"t":1.50},"stream":"climate","message_id":"m"}, {"body":"x","device_time":"yesterday"}]"#;
+    let answer = batch(&edge, &[("Content-Type", "application/json")], body)
+        .await
+        .expect(207);
+    let page = answer.json();
+    let statuses: Vec<_> = page["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| i["status"].clone())
+        .collect();
+    assert_eq!(statuses, [201, 400, 201, 400, 400, 400, 200, 400]);
+    assert_eq!(
+        (&page["stored"], &page["repeated"], &page["refused"]),
+        (&json!(2), &json!(1), &json!(5))
+    );
+    assert_eq!(
+        (&page["items"][2]["seq"], &page["items"][6]["seq"]),
+        (&json!(2), &json!(1))
+    );
+    let rows = edge.get("/devices/lamp/telemetry").await.expect(200);
+    assert!(rows.text.contains(r#""body":{"t":1.50}"#), "{}", rows.text);
+    let rows = rows.json();
+    assert_eq!(rows["items"][0]["properties"], json!({"unit": "c"}));
+    assert_eq!(rows["items"][0]["content_type"], "application/json");
+    assert_eq!(rows["items"][1]["body_base64"], "/wA=");
+    assert_eq!(rows["items"].as_array().unwrap().len(), 2);
+}
+
+#[actix_web::test]
+async fn a_batch_may_be_sent_again_under_its_key() {
+    let edge = edge();
+    edge.create("lamp").await;
+    let lines = "{\"body\":1}\n\n{\"body\":2}\r\nnonsense\n";
+    let headers = [("Content-Type", "application/x-ndjson"), ("Idempotency-Key", "k")];
+    let first = batch(&edge, &headers, lines).await.expect(207).json();
+    let again = batch(&edge, &headers, lines).await.expect(207).json();
+    assert_eq!((&first["stored"], &first["refused"]), (&json!(2), &json!(1)));
+    assert_eq!((&again["stored"], &again["repeated"]), (&json!(0), &json!(2)));
+    assert_eq!(again["items"][1]["seq"], 2);
+    let rows = edge.get("/devices/lamp/telemetry").await.json();
+    let ids: Vec<_> = rows["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| i["message_id"].clone())
+        .collect();
+    assert_eq!(ids, ["k/0", "k/1"]);
+}
+
+#[actix_web::test]
+async fn a_batch_is_bounded() {
+    let edge = edge();
+    edge.create("lamp").await;
+    batch(&edge, &[], "[]").await.problem(400, "invalid-body");
+    batch(&edge, &[], "{}").await.problem(400, "invalid-body");
+    batch(&edge, &[], "[1").await.problem(400, "malformed-json");
+    batch(&edge, &[("Content-Type", "text/plain")], "[1]")
+        .await
+        .problem(415, "unsupported-media-type");
+    let many = format!("[{}]", vec![r#"{"body":1}"#; 1001].join(","));
+    batch(&edge, &[], many).await.problem(413, "too-large");
+    let all = format!("[{}]", vec![r#"{"body":1}"#; 1000].join(","));
+    assert_eq!(batch(&edge, &[], all).await.expect(200).json()["stored"], 1000);
+    batch(&edge, &[("Content-Type", "application/x-ndjson")], "\n")
+        .await
+        .problem(400, "invalid-body");
 }
