@@ -41,8 +41,8 @@ impl Handler for Echo {
 struct Everybody;
 
 impl PeerLedger for Everybody {
-    fn admit(&self, _: NodeId, _: u128) -> bool {
-        true
+    fn admit(&self, _: NodeId, _: Run) -> Admission {
+        Admission::Admitted
     }
 }
 
@@ -53,6 +53,8 @@ fn node(id: NodeId, listener: TcpListener, peers: &[(NodeId, SocketAddr)]) -> Tr
         node_id: id,
         boot: id,
         node_uuid: u128::from(id),
+        starts: 1,
+        quarantined: false,
         secret: Secret(b"cost".to_vec()),
         listen: listener.local_addr().unwrap(),
         peers: peers.to_vec(),

@@ -36,6 +36,9 @@ pub enum StartError {
     },
     #[error("{0}")]
     Other(String),
+    /// Damage was met and written down: the next start, at once, does what there is to do.
+    #[error("{0}")]
+    BeginAnew(String),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +102,10 @@ pub enum NodeState {
     Draining,
     /// Does not answer its peers.
     Down,
+    /// Some of its replicas lost their state and are being given it by others.
+    Rebuilding,
+    /// What it has promised is lost or in doubt: it takes no part until it is repaired.
+    Damaged,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -124,6 +131,22 @@ pub struct NodeStatus {
     pub http: String,
     pub peer: String,
     pub leads: u32,
+    /// Why it is not as it should be, if it is not.
+    pub fault: Option<String>,
+    /// What there is to know of damage that is repaired.
+    pub repaired: Option<String>,
+    /// `None`: it does not answer.
+    pub scrub: Option<ScrubReport>,
+}
+
+/// How far a node has come with reading everything it has stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubReport {
+    pub running: bool,
+    /// Passes since its start that found everything whole.
+    pub passes: u64,
+    /// Bytes read since its start.
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,6 +163,23 @@ pub struct ShardStatus {
     pub lag: Vec<(NodeId, u64)>,
     /// Why this replica does not take part, if it does not.
     pub fault: Option<String>,
+}
+
+impl ShardStatus {
+    /// Of a shard of which nothing is known.
+    pub fn unknown(id: ShardId) -> Self {
+        Self {
+            id,
+            leader: None,
+            term: 0,
+            voters: Vec::new(),
+            learners: Vec::new(),
+            applied: 0,
+            committed: 0,
+            lag: Vec::new(),
+            fault: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -44,6 +44,8 @@ pub struct ClusterConfig {
     pub block_cache_bytes: usize,
     /// Longest time applied state stays in memory only; the log is kept until then. 1 s..=10 min.
     pub flush_interval: Duration,
+    /// From one reading of everything stored to the next. 1 min..=30 days.
+    pub scrub_interval: Duration,
     /// fsync of the log. `false` exists only to show that the power-cut test catches it.
     pub unsafe_skip_log_fsync: bool,
     /// As above, for votes.

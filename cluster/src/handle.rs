@@ -16,14 +16,16 @@ use tokio::time::Instant;
 
 use crate::api::{
     ArbiterHandle, ClusterStatus, DevicePage, DownlinkSink, ListQuery, NodeState, NodeStatus, ReceiptState,
-    ReplicaDigest, ShardStatus, StartError, TelemetryPage, TelemetryQuery,
+    ReplicaDigest, ScrubReport, ShardStatus, StartError, TelemetryPage, TelemetryQuery,
 };
 use crate::catalog::CatalogCommand;
 use crate::config::ClusterConfig;
 use crate::node::start::{start, Running};
-use crate::router::protocol::{Ask, NodeReport, Told};
+use crate::raft::log::reached;
+use crate::router::protocol::{Ask, Condition, NodeReport, Told};
 use crate::router::TraceSource;
 use crate::service::status_of;
+use crate::storage::positions::{self, Positions};
 
 /// Between attempts of a call that was certainly not committed.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
@@ -241,15 +243,14 @@ impl Cluster {
             .map(|member| {
                 let record = catalog.nodes.get(&member.id);
                 let draining = record.is_some_and(|r| r.draining);
-                let up = reports.contains_key(&member.id);
+                let condition = reports.get(&member.id).map(|report| &report.condition);
                 NodeStatus {
                     id: member.id,
                     zone: member.zone.clone(),
-                    state: match (up, draining) {
-                        (false, _) => NodeState::Down,
-                        (true, true) => NodeState::Draining,
-                        (true, false) => NodeState::Up,
-                    },
+                    state: state_of(condition, draining),
+                    fault: fault_of(condition),
+                    scrub: reports.get(&member.id).map(|report| report.scrub),
+                    repaired: reports.get(&member.id).and_then(|report| report.aftermath.clone()),
                     version: record.map(|r| r.version.clone()).unwrap_or_default(),
                     mqtt: member.mqtt.to_string(),
                     http: member.http.to_string(),
@@ -259,10 +260,17 @@ impl Cluster {
             })
             .collect();
         let own = running.service.catalog.get().map(status_of);
+        // A node without a catalog of its own repeats what the catalog's leader says.
+        let leading = |report: &&NodeReport| report.catalog.as_ref().is_some_and(|c| c.leader == Some(report.node));
+        let own = own.or_else(|| reports.values().find(leading)?.catalog.clone());
         let catalog_status = own.map(|own| {
             let led = own.leader.and_then(|leader| reports.get(&leader)?.catalog.clone());
+            let faults = reports
+                .values()
+                .filter_map(|r| Some((r.node, r.catalog.as_ref()?.fault.as_ref()?)));
             ShardStatus {
                 lag: led.map(|l| l.lag).unwrap_or_default(),
+                fault: first_fault(faults),
                 ..own
             }
         });
@@ -272,8 +280,23 @@ impl Cluster {
             answered_by: running.me.node,
             nodes,
             shards,
-            catalog: catalog_status.unwrap_or_else(|| no_replica(ShardId::CATALOG)),
-            replication: catalog.replication,
+            catalog: catalog_status.unwrap_or_else(|| ShardStatus::unknown(ShardId::CATALOG)),
+            // A quarantined node has no catalog of its own.
+            replication: match catalog.replication {
+                0 => running.config.replication,
+                replication => replication,
+            },
+        }
+    }
+
+    /// Asks a node to read everything it has stored, now; progress is in [`Self::status`].
+    ///
+    /// # Errors
+    /// `NotLeader` when it was not reached, `Unknown` when it did not answer.
+    pub async fn scrub(&self, node: NodeId, deadline: Duration) -> Result<ScrubReport, CallError> {
+        match self.running.asking.node(node, Ask::Scrub, deadline).await? {
+            Told::Scrub(report) => Ok(report),
+            other => Err(odd(other)),
         }
     }
 
@@ -293,12 +316,18 @@ impl Cluster {
 
     /// Whether this node is marked as draining: gateways refuse connections and `/readyz` fails.
     pub fn draining(&self) -> bool {
-        self.running.catalog.borrow().is_draining(self.running.me.node)
+        self.quarantine().is_some() || self.running.catalog.borrow().is_draining(self.running.me.node)
+    }
+
+    /// Why this node takes no part in anything, if it does not: what it promised is lost or in
+    /// doubt. It answers about itself and the cluster, and refuses devices as a draining one does.
+    pub fn quarantine(&self) -> Option<&str> {
+        self.running.service.quarantine.as_deref()
     }
 
     /// Whether this node is draining and leads nothing any more: gateways close gently now.
     pub fn drained(&self) -> bool {
-        self.draining() && self.running.keeper.drained.load(Ordering::Acquire)
+        self.quarantine().is_some() || self.draining() && self.running.keeper.drained.load(Ordering::Acquire)
     }
 
     /// Whether every shard is known to have a leader.
@@ -354,12 +383,16 @@ impl Cluster {
             group.shutdown().await;
         }
         running.transport.shutdown();
+        let shards: Vec<ShardId> = running.peers.groups().iter().map(|group| group.shard).collect();
+        let dir = running.config.data_dir.clone();
         let (state, log) = (running.state.clone(), running.log.clone());
         let closed = running.background.call(move || {
             // Only saves replay at the next start.
             let flushed = state.flush();
             log.close();
-            flushed
+            // What was queued is on the disk now, or the log has failed and tells nothing.
+            let ends: std::io::Result<Positions> = shards.iter().map(|s| Ok((*s, reached(&*log, *s)?))).collect();
+            flushed.and(ends).and_then(|ends| positions::note(&dir, &ends))
         });
         if let Ok(Err(error)) = closed.await {
             tracing::warn!(%error, "state was not flushed; the next start replays the log");
@@ -416,6 +449,21 @@ impl Cluster {
         [self.running.log.properties(), self.running.state.properties()]
     }
 
+    /// Resolves, with the reason, when damage was met: it is written down beside the data, and this
+    /// process must begin anew, so that the start does what there is to do.
+    pub async fn must_begin_anew(&self) -> String {
+        let mut again = self.running.again.clone();
+        let reason = again
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Fsyncs of the log since the start; for metrics.
     pub fn log_counters(&self) -> crate::storage::LogCounters {
         self.running.log.counters()
@@ -431,18 +479,28 @@ fn failed_digest(node: NodeId, reason: &str) -> ReplicaDigest {
     }
 }
 
-fn no_replica(id: ShardId) -> ShardStatus {
-    ShardStatus {
-        id,
-        leader: None,
-        term: 0,
-        voters: Vec::new(),
-        learners: Vec::new(),
-        applied: 0,
-        committed: 0,
-        lag: Vec::new(),
-        fault: None,
+/// `None`: the node did not answer.
+fn state_of(condition: Option<&Condition>, draining: bool) -> NodeState {
+    match condition {
+        None => NodeState::Down,
+        Some(Condition::Damaged(_)) => NodeState::Damaged,
+        Some(Condition::Rebuilding) => NodeState::Rebuilding,
+        Some(Condition::Whole) if draining => NodeState::Draining,
+        Some(Condition::Whole) => NodeState::Up,
     }
+}
+
+fn fault_of(condition: Option<&Condition>) -> Option<String> {
+    match condition? {
+        Condition::Damaged(reason) => Some(reason.clone()),
+        Condition::Rebuilding => Some("replicas that lost their state are being rebuilt from others".into()),
+        Condition::Whole => None,
+    }
+}
+
+fn first_fault<'a>(faults: impl Iterator<Item = (NodeId, &'a String)>) -> Option<String> {
+    let mut faults = faults;
+    faults.next().map(|(node, fault)| format!("node {node}: {fault}"))
 }
 
 /// The view of whoever leads in the highest term, with this node's own applied index and fault.
@@ -462,7 +520,7 @@ fn merge_shard(
         .max_by_key(|(_, s)| s.term);
     let own = views().find(|(node, _)| *node == me);
     let best = leader.or(own).or_else(|| views().max_by_key(|(_, s)| s.term));
-    let mut status = best.map_or_else(|| no_replica(id), |(_, s)| s.clone());
+    let mut status = best.map_or_else(|| ShardStatus::unknown(id), |(_, s)| s.clone());
     if leader.is_none() {
         // Nobody who answers claims to lead; a leader that cannot be asked does not count.
         status.leader = status.leader.filter(|node| reports.contains_key(node));
@@ -470,7 +528,7 @@ fn merge_shard(
     if let Some((_, own)) = own {
         status.applied = own.applied;
     }
-    status.fault = views().find_map(|(node, s)| s.fault.as_ref().map(|f| format!("node {node}: {f}")));
+    status.fault = first_fault(views().filter_map(|(node, s)| Some((node, s.fault.as_ref()?))));
     if status.voters.is_empty() {
         status.voters = catalog.placement(id).map(|p| p.voters.clone()).unwrap_or_default();
     }

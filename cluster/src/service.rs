@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors::device::{Command, Event};
-use actors::id::{DeviceKey, ShardId};
+use actors::id::{DeviceKey, NodeId, ShardId};
 use actors::ports::{CallError, ReplyTo};
 use actors::wire::receipt::Receipt;
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, Semaphore};
 
 use crate::api::{ReceiptState, ReplicaDigest, ShardStatus, TelemetryQuery};
 use crate::catalog::CatalogCommand;
+use crate::node::rebuild::Rebuilds;
+use crate::node::scrub::Scrubbing;
 use crate::raft::group::{Group, ProposeError, Proposed};
 use crate::raft::machine::{Digest, PAYLOAD_APP};
-use crate::router::protocol::{Ask, AskResult, NodeReport, Told};
+use crate::router::protocol::{Acked, Ask, AskResult, Condition, NodeReport, Told};
 use crate::router::Router;
 use crate::shard::runtime::{ShardHandle, ShardMsg};
 use crate::shard::{batch, reads};
@@ -26,7 +28,18 @@ const DIGEST_WAIT: Duration = Duration::from_secs(60);
 pub struct Service {
     pub router: Arc<Router>,
     pub catalog: std::sync::OnceLock<Group>,
+    pub rebuilds: Arc<Rebuilds>,
+    /// Why this node takes no part in anything, if it does not.
+    pub quarantine: Option<String>,
+    /// What there is to know of damage that is repaired.
+    pub aftermath: Option<String>,
+    pub scrubbing: Arc<Scrubbing>,
+    /// States being sent to replicas that lost theirs.
+    pub sending: Arc<Semaphore>,
 }
+
+/// States this node sends at the same time.
+pub const SENDING_MAX: usize = 4;
 
 impl Service {
     /// # Errors
@@ -53,6 +66,9 @@ impl Service {
             Ask::DigestAt { shard, index } => Ok(Told::Digest(self.digest_at(shard, index).await)),
             Ask::Report => Ok(Told::Report(self.report())),
             Ask::Catalog(command) => self.change_catalog(&command).await,
+            Ask::SendState { shard, to, at_least } => self.send_state(shard, to, at_least),
+            Ask::Scrub => Ok(Told::Scrub(self.scrubbing.begin())),
+            Ask::Acked { node } => Ok(Told::Acked(self.acked(node))),
         }
     }
 
@@ -129,16 +145,64 @@ impl Service {
     }
 
     fn report(&self) -> NodeReport {
+        let (catalog, rebuilding): (Vec<_>, Vec<_>) = self
+            .rebuilds
+            .status()
+            .into_iter()
+            .partition(|shard| shard.id == ShardId::CATALOG);
+        let handles = self.router.handles();
+        let running = handles.iter().map(|handle| status_of(&handle.group));
         NodeReport {
             node: self.router.node,
-            shards: self
-                .router
-                .handles()
-                .iter()
-                .map(|handle| status_of(&handle.group))
-                .collect(),
-            catalog: self.catalog.get().map(status_of),
+            shards: running.chain(rebuilding).collect(),
+            catalog: self.catalog.get().map(status_of).or(catalog.into_iter().next()),
+            condition: self.condition(),
+            aftermath: self.aftermath.clone(),
+            scrub: self.scrubbing.report(),
         }
+    }
+
+    fn condition(&self) -> Condition {
+        match &self.quarantine {
+            Some(reason) => Condition::Damaged(reason.clone()),
+            None if !self.rebuilds.is_empty() => Condition::Rebuilding,
+            None => Condition::Whole,
+        }
+    }
+
+    /// Begins to send; whether it arrives is seen where it is received.
+    fn send_state(&self, shard: ShardId, to: NodeId, at_least: u64) -> AskResult {
+        let group = self.group(shard)?;
+        if group.applied_index() < at_least {
+            return Err(CallError::NotLeader { shard, leader: None });
+        }
+        let Ok(turn) = self.sending.clone().try_acquire_owned() else {
+            let what = "states being sent".into();
+            return Err(CallError::Overloaded { what });
+        };
+        tracing::info!(%shard, to, "sending state to a replica that lost its own");
+        tokio::spawn(crate::raft::group::seeded(to, async move {
+            let _turn = turn;
+            match group.send_state(to).await {
+                Ok(()) => tracing::info!(%shard, to, "state sent"),
+                Err(error) => tracing::warn!(%shard, to, %error, "state not sent"),
+            }
+        }));
+        Ok(Told::Done)
+    }
+
+    fn acked(&self, node: NodeId) -> Vec<Acked> {
+        let handles = self.router.handles();
+        let groups = handles.iter().map(|handle| &handle.group).chain(self.catalog.get());
+        let acked = groups.filter_map(|group| {
+            let (term, at) = group.acked_by(node)?;
+            Some(Acked {
+                shard: group.shard,
+                term,
+                at,
+            })
+        });
+        acked.collect()
     }
 
     async fn change_catalog(&self, command: &CatalogCommand) -> AskResult {

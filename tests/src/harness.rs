@@ -119,6 +119,8 @@ pub struct NodeStatus {
     pub id: u64,
     pub state: String,
     pub leads: u32,
+    pub fault: Option<String>,
+    pub repaired: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

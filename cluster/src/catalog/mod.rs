@@ -134,6 +134,12 @@ impl CatalogApply {
     }
 }
 
+impl CatalogApply {
+    pub fn shared(&self) -> Arc<GroupShared> {
+        self.shared.clone()
+    }
+}
+
 fn read(shared: &GroupShared) -> io::Result<Catalog> {
     match shared.store.get(&shared.space().extra(ROW))? {
         Some(bytes) => codec::decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string())),

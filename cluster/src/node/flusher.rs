@@ -1,7 +1,8 @@
 //! Makes state durable now and then, and lets the log go up to there.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actors::shell::house::{PartError, StopSignal};
@@ -9,6 +10,8 @@ use actors::shell::house::{PartError, StopSignal};
 use super::peers::Peers;
 use crate::background::Background;
 use crate::disk::DiskGuard;
+use crate::raft::log::reached;
+use crate::storage::positions::{self, Positions};
 use crate::storage::{LogStore, StateStore};
 use crate::transport::{Refusal, Transport};
 
@@ -25,6 +28,9 @@ pub struct Flusher {
     pub disk: Arc<DiskGuard>,
     /// Time after which anything unflushed is flushed.
     pub interval: Duration,
+    pub dir: PathBuf,
+    /// How far the logs had come when the last flush began: on the disk since.
+    pub reached: Mutex<Positions>,
 }
 
 impl Flusher {
@@ -64,6 +70,17 @@ impl Flusher {
         }
     }
 
+    /// Looks how far the logs have come, and returns what the last look saw: a log that failed to
+    /// sync it would have ended this process since.
+    fn note_reached(&self) -> std::io::Result<Positions> {
+        let mut now = Positions::new();
+        for group in self.peers.groups() {
+            now.insert(group.shard, reached(&*self.log, group.shard)?);
+        }
+        let mut known = self.reached.lock().expect("no holder of this lock panics");
+        Ok(std::mem::replace(&mut *known, now))
+    }
+
     /// Notes what is applied, flushes, and only then lets openraft purge up to the notes.
     async fn flush(&self) -> Result<(), PartError> {
         let groups = self.peers.groups();
@@ -71,8 +88,13 @@ impl Flusher {
         for group in &groups {
             notes.insert(group.shard, group.shared.note()?);
         }
-        let state = self.state.clone();
-        self.background.call(move || state.flush()).await??;
+        let (state, dir, before) = (self.state.clone(), self.dir.clone(), self.note_reached()?);
+        self.background
+            .call(move || {
+                state.flush()?;
+                positions::note(&dir, &before)
+            })
+            .await??;
         metrics::counter!("holdfast_state_flushes_total").increment(1);
         for group in groups {
             let note = notes.get(&group.shard).cloned().flatten();

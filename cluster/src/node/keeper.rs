@@ -17,6 +17,8 @@ use crate::shard::runtime::ShardMsg;
 const TICK: Duration = Duration::from_millis(200);
 /// How long a preferred leader must have been connected before it leads again.
 const SETTLED_MS: u64 = 3_000;
+/// How lately a successor must have answered the leader.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 /// How far behind a successor may be.
 const LAG_MAX: u64 = 64;
 /// How long the catalog's successor may take.
@@ -111,6 +113,8 @@ impl Keeper {
         node != self.peers.me.node
             && self.peers.is_connected(node)
             && !catalog.is_draining(node)
+            // Its process may be connected while this replica of it is being rebuilt.
+            && group.hears_from(node, ANSWERED_WITHIN)
             && group.lag().get(&node).is_some_and(|lag| *lag <= LAG_MAX)
     }
 

@@ -1,9 +1,14 @@
 //! One node's cluster part, put together: stores, transport, groups, and the parts that keep
 //! them going.
 
+pub mod alarm;
+pub mod disk;
 pub mod failover;
 pub mod flusher;
 pub mod keeper;
 pub mod peers;
+pub mod rebuild;
 pub mod replicas;
+pub mod scrub;
+pub mod standing;
 pub mod start;

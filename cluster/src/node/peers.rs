@@ -11,6 +11,7 @@ use actors::wire::codec;
 use bytes::Bytes;
 
 use super::failover;
+use super::rebuild::Rebuilds;
 use crate::api::DownlinkSink;
 use crate::raft::group::{seeded, Group};
 use crate::raft::rpc;
@@ -33,6 +34,8 @@ pub struct Peers {
     pub router: Arc<Router>,
     pub service: Arc<Service>,
     pub downlinks: Arc<dyn DownlinkSink>,
+    /// Replicas without state, whose groups are not open.
+    pub rebuilds: Arc<Rebuilds>,
     groups: RwLock<BTreeMap<ShardId, Group>>,
     links: Mutex<BTreeMap<NodeId, Link>>,
     seeds: AtomicU64,
@@ -52,6 +55,7 @@ impl Peers {
             me,
             clock,
             router,
+            rebuilds: service.rebuilds.clone(),
             service,
             downlinks,
             groups: RwLock::default(),
@@ -138,7 +142,12 @@ impl Peers {
             .get(&shard)
             .cloned();
         // Dropping the answer says "none": this replica is not there (yet).
-        let Some(group) = group else { return };
+        let Some(group) = group else {
+            if let Some(serving) = self.rebuilds.serve(shard, from, kind, body) {
+                self.spawn(async move { answer.send(serving.await) });
+            }
+            return;
+        };
         self.spawn(async move {
             if let Some(bytes) = group.serve(from, kind, body).await {
                 answer.send(bytes);

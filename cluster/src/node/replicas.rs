@@ -8,20 +8,25 @@ use actors::id::{NodeId, ShardId};
 use actors::ports::CallError;
 use actors::shell::house::{House, HouseHandle, Part, PartError, Restart, StopSignal};
 use futures::future::BoxFuture;
+use futures::StreamExt;
 use tokio::sync::{oneshot, watch, Mutex};
 
+use super::alarm::Alarm;
 use super::peers::Peers;
+use super::rebuild::AT_ONCE;
 use crate::api::StartError;
 use crate::asking::Asking;
 use crate::background::Background;
 use crate::catalog::{placement, Catalog, CatalogApply, CatalogCommand, NodeRecord};
 use crate::raft::group::{seeded, Group, GroupError, Parts};
+use crate::raft::machine::Apply;
 use crate::raft::machine::GroupShared;
 use crate::router::protocol::Ask;
 use crate::shard::apply::ShardApply;
 use crate::shard::runtime::{mailbox, Runtime, ShardEnv};
+use crate::storage::ledger::FileLedger;
 use crate::storage::{LogStore, StateStore};
-use crate::transport::{Refusal, Transport};
+use crate::transport::Transport;
 
 /// How long other voters leave the first membership to the one that should write it.
 const INITIALISE_AFTER: Duration = Duration::from_millis(1_500);
@@ -44,6 +49,10 @@ pub struct Replicas {
     pub node_uuid: u128,
     /// This directory was empty at start.
     pub fresh: bool,
+    pub alarm: Arc<Alarm>,
+    pub ledger: Arc<FileLedger>,
+    /// Until its group is opened.
+    pub catalog: Mutex<Option<CatalogApply>>,
     pub houses: Mutex<Vec<HouseHandle>>,
 }
 
@@ -77,23 +86,37 @@ fn start_error(dir: &std::path::Path, error: GroupError) -> StartError {
 }
 
 impl Replicas {
-    /// # Errors
-    /// The catalog's bytes are damaged.
-    pub async fn open_catalog(&self) -> Result<(Group, watch::Receiver<Arc<Catalog>>), StartError> {
-        let dir = self.env.config.data_dir.clone();
-        let disk = |source| {
-            start_error(
-                &dir,
-                GroupError::Disk {
-                    shard: ShardId::CATALOG,
-                    source,
-                },
-            )
-        };
-        let shared = self.shared(ShardId::CATALOG).map_err(disk)?;
-        let (app, watched) = CatalogApply::open(shared.clone()).map_err(disk)?;
+    /// Opens the catalog's group; before that, if need be, gives it its state back.
+    async fn open_catalog(&self) -> Result<Group, PartError> {
+        let mut app = self
+            .catalog
+            .lock()
+            .await
+            .take()
+            .ok_or("the catalog was opened before")?;
+        let shared = app.shared();
+        if let Some(needed) = self.lacks_state(&shared)? {
+            let rebuild = self.announce_rebuild(shared.clone(), needed);
+            let members: Vec<NodeId> = self.env.config.members.iter().map(|m| m.id).collect();
+            self.rebuild(&rebuild, &members).await?;
+            app.replaced(shared.space().generation)?;
+        }
         let group = self.open(shared, Box::new(app)).await?;
-        Ok((group, watched))
+        let _ = self.asking.service.catalog.set(group.clone());
+        Ok(group)
+    }
+
+    /// The catalog as it lies on the disk, before anything runs.
+    ///
+    /// # Errors
+    /// The disk failed or holds damaged bytes.
+    pub fn read_catalog(&self) -> Result<watch::Receiver<Arc<Catalog>>, StartError> {
+        let shard = ShardId::CATALOG;
+        let dir = &self.env.config.data_dir;
+        let disk = |source| start_error(dir, GroupError::Disk { shard, source });
+        let (app, watched) = CatalogApply::open(self.shared(shard).map_err(disk)?).map_err(disk)?;
+        *self.catalog.try_lock().expect("nobody else has it yet") = Some(app);
+        Ok(watched)
     }
 
     fn shared(&self, shard: ShardId) -> std::io::Result<Arc<GroupShared>> {
@@ -132,30 +155,47 @@ impl Replicas {
         &self.arbiters[usize::from(shard.0) % self.arbiters.len()]
     }
 
-    /// From an open catalog to served shards. Waits for peers as long as it must.
+    /// From the disk to served shards. Waits for peers as long as it must.
     ///
     /// # Errors
-    /// A replica's bytes are damaged; the node must not serve.
-    pub async fn bring_up(&self, catalog: Group, watched: watch::Receiver<Arc<Catalog>>) -> Result<(), PartError> {
+    /// A replica cannot be opened; the node must not serve.
+    pub async fn bring_up(&self, watched: watch::Receiver<Arc<Catalog>>) -> Result<(), PartError> {
+        if self.asking.service.quarantine.is_some() {
+            return std::future::pending().await;
+        }
         if self.fresh {
             self.wait_until_id_is_free().await;
+        } else if let Some(reason) = self.first_contact().await? {
+            self.alarm.quarantine("directory", reason);
+            return std::future::pending().await;
         }
+        let catalog = self.open_catalog().await?;
+        self.ledger
+            .learn(watched.borrow().nodes.iter().map(|(id, node)| (*id, node.uuid)));
         let members: BTreeSet<NodeId> = self.env.config.members.iter().map(|m| m.id).collect();
         self.initialise(&catalog, &members, members.first().copied()).await;
         self.follow_catalog_leader(catalog.clone());
         self.place(&watched).await;
         let placed = watched.borrow().clone();
-        let mut parts = Vec::new();
-        let mut groups = Vec::new();
+        let (mut whole, mut lacking) = (Vec::new(), Vec::new());
         for (shard, placement) in (0u16..).map(ShardId).zip(&placed.shards) {
             if !placement.voters.contains(&self.peers.me.node) {
                 continue;
             }
             let shared = self.shared(shard)?;
-            let app = Box::new(ShardApply::new(&shared));
-            let group = self.open(shared, app).await?;
+            match self.lacks_state(&shared)? {
+                None => whole.push((shared, placement.clone())),
+                Some(needed) => {
+                    lacking.push((self.announce_rebuild(shared.clone(), needed), shared, placement.clone()))
+                }
+            }
+        }
+        let mut groups = Vec::new();
+        let mut parts = Vec::new();
+        for (shared, placement) in whole {
+            let group = self.open_shard(shared).await?;
             parts.push(self.shard_part(group.clone()));
-            groups.push((group, placement.clone()));
+            groups.push((group, placement));
         }
         self.start_house(parts).await?;
         let initialising = groups.iter().map(|(group, placement)| {
@@ -164,7 +204,21 @@ impl Replicas {
         });
         futures::future::join_all(initialising).await;
         self.register().await;
+        let rebuilding = lacking.into_iter().map(|(rebuild, shared, placement)| async move {
+            self.rebuild(&rebuild, &placement.voters).await?;
+            let group = self.open_shard(shared).await?;
+            self.start_house(vec![self.shard_part(group)]).await
+        });
+        let mut rebuilt = futures::stream::iter(rebuilding).buffer_unordered(AT_ONCE);
+        while let Some(done) = rebuilt.next().await {
+            done?;
+        }
         Ok(())
+    }
+
+    async fn open_shard(&self, shared: Arc<GroupShared>) -> Result<Group, PartError> {
+        let app = Box::new(ShardApply::new(&shared));
+        Ok(self.open(shared, app).await?)
     }
 
     async fn start_house(&self, parts: Vec<Part>) -> Result<(), PartError> {
@@ -222,14 +276,9 @@ impl Replicas {
             if met >= needed {
                 return;
             }
-            if self.transport.counters().refused_by_peer_for(Refusal::Ledger) > 0 {
-                let reason = format!(
-                    "node id {} was used before with another data directory, and {} is empty; an id is never used \
-                     twice: restore the directory, or add a node under a new id",
-                    config.node_id,
-                    config.data_dir.display()
-                );
-                (self.env.fatal)(reason);
+            if self.refused().is_some() {
+                self.alarm.quarantine("directory", self.used_before());
+                return std::future::pending().await;
             }
             if waited.is_multiple_of(100) {
                 tracing::info!(
@@ -241,6 +290,16 @@ impl Replicas {
             waited += 1;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    fn used_before(&self) -> String {
+        let config = &self.env.config;
+        format!(
+            "node id {} was used before with another data directory, and {} was empty: what the node promised is not \
+             in here",
+            config.node_id,
+            config.data_dir.display()
+        )
     }
 
     /// The chosen voter writes the first membership; the others only if it does not come.

@@ -1,6 +1,5 @@
 //! Opens the directory and puts a node together.
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -11,22 +10,22 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::sync::watch;
 
+use super::disk::{self, Opening, Stores};
 use super::flusher::Flusher;
 use super::keeper::Keeper;
 use super::peers::{PeerHandler, Peers};
 use super::replicas::{run_on, Replicas};
+use super::scrub::Scrub;
 use crate::api::{DownlinkSink, StartError};
 use crate::asking::Asking;
 use crate::background::Background;
 use crate::catalog::Catalog;
 use crate::config::ClusterConfig;
 use crate::router::Router;
-use crate::service::Service;
+use crate::service::{Service, SENDING_MAX};
 use crate::shard::runtime::ShardEnv;
-use crate::storage::identity::{DirLock, Fresh, Identity, IdentityError, Wanted};
-use crate::storage::ledger::FileLedger;
-use crate::storage::rocks::{BlockCache, LogOptions, RocksLog, RocksState, StateOptions};
-use crate::storage::{LogStore, StateStore, StorageOpenError};
+use crate::storage::identity::DirLock;
+use crate::storage::{LogStore, StateStore};
 use crate::transport::{TcpConnector, Transport, TransportConfig};
 
 /// A running node's parts, as `Cluster` needs them.
@@ -49,87 +48,8 @@ pub struct Running {
     pub arbiter_handles: Vec<actix_rt::ArbiterHandle>,
     pub stop: watch::Sender<bool>,
     pub fatal: watch::Receiver<Option<String>>,
+    pub again: watch::Receiver<Option<String>>,
     pub lock: Mutex<Option<DirLock>>,
-}
-
-struct Disk {
-    identity: Identity,
-    fresh: bool,
-    lock: DirLock,
-    log: Arc<dyn LogStore>,
-    state: Arc<dyn StateStore>,
-    ledger: Arc<FileLedger>,
-}
-
-fn identity_error(error: IdentityError) -> StartError {
-    match error {
-        IdentityError::Disk { what, path, source } => StartError::Disk {
-            what: format!("cannot {what} {}", path.display()),
-            source,
-        },
-        IdentityError::Corrupt { file, reason } => StartError::Corrupt {
-            dir: file.display().to_string(),
-            reason,
-        },
-        other => StartError::Identity(other.to_string()),
-    }
-}
-
-fn open_error(dir: &Path, error: StorageOpenError) -> StartError {
-    match error {
-        StorageOpenError::Corrupt { reason, .. } => StartError::Corrupt {
-            dir: dir.display().to_string(),
-            reason,
-        },
-        StorageOpenError::Disk { source, .. } => StartError::Disk {
-            what: format!("opening {}", dir.display()),
-            source,
-        },
-    }
-}
-
-fn open_disk(
-    config: &ClusterConfig,
-    clock: &dyn Clock,
-    rng: &mut StdRng,
-    fatal: &Arc<dyn Fn(String) + Send + Sync>,
-) -> Result<Disk, StartError> {
-    let dir = &config.data_dir;
-    let lock = DirLock::acquire(dir).map_err(identity_error)?;
-    let wanted = Wanted {
-        cluster_id: config.cluster_id.clone(),
-        node_id: config.node_id,
-        shards: config.shards,
-        fresh_uuid: rng.random(),
-        now: clock.now(),
-    };
-    let (mut identity, Fresh(fresh)) = Identity::open_or_create(dir, &wanted).map_err(identity_error)?;
-    let cache = BlockCache::new(config.block_cache_bytes);
-    let (log_dir, state_dir) = (dir.join("log"), dir.join("state"));
-    let log_options = LogOptions {
-        must_exist: !fresh,
-        skip_fsync: config.unsafe_skip_log_fsync,
-        skip_vote_fsync: config.unsafe_skip_vote_fsync,
-        ..LogOptions::new(cache.clone())
-    };
-    let ends = fatal.clone();
-    let log = RocksLog::open(&log_dir, log_options, Box::new(move |reason| ends(reason)))
-        .map_err(|e| open_error(&log_dir, e))?;
-    let state_options = StateOptions {
-        must_exist: !fresh,
-        ..StateOptions::new(cache)
-    };
-    let state = RocksState::open(&state_dir, state_options).map_err(|e| open_error(&state_dir, e))?;
-    let ledger = FileLedger::open(dir).map_err(|e| open_error(dir, e))?;
-    identity.mark_initialised(dir).map_err(identity_error)?;
-    Ok(Disk {
-        identity,
-        fresh,
-        lock,
-        log: Arc::new(log),
-        state: Arc::new(state),
-        ledger: Arc::new(ledger),
-    })
 }
 
 /// # Errors
@@ -151,7 +71,14 @@ pub async fn start(
             new
         });
     });
-    let disk = open_disk(&config, &*clock, &mut rng, &fatal)?;
+    let opened = disk::open(Opening {
+        config: &config,
+        clock: clock.clone(),
+        rng: &mut rng,
+        fatal: fatal.clone(),
+    })?;
+    let (disk, quarantined) = (opened.stores, opened.quarantine.is_some());
+    metrics::gauge!("holdfast_node_quarantined").set(f64::from(u8::from(quarantined)));
     let background = Background::start("holdfast-background")
         .map(Arc::new)
         .map_err(|source| StartError::Disk {
@@ -172,6 +99,11 @@ pub async fn start(
     let service = Arc::new(Service {
         router: router.clone(),
         catalog: OnceLock::new(),
+        rebuilds: Arc::default(),
+        quarantine: opened.quarantine,
+        aftermath: disk.aftermath.clone(),
+        scrubbing: Arc::default(),
+        sending: Arc::new(tokio::sync::Semaphore::new(SENDING_MAX)),
     });
     let asking = Arc::new(Asking {
         router: router.clone(),
@@ -186,7 +118,7 @@ pub async fn start(
     ));
     let arbiters: Vec<actix_rt::Arbiter> = (0..config.workers.max(1)).map(|_| actix_rt::Arbiter::new()).collect();
     let arbiter_handles: Vec<actix_rt::ArbiterHandle> = arbiters.iter().map(actix_rt::Arbiter::handle).collect();
-    let transport = start_transport(&config, &clock, &disk, &peers, &arbiter_handles[0], rng).await?;
+    let transport = start_transport(&config, &clock, (&disk, quarantined), &peers, &arbiter_handles[0], rng).await?;
     router.connect(transport.clone());
 
     let (stop, stopped) = watch::channel(false);
@@ -202,12 +134,20 @@ pub async fn start(
         hashing,
         arbiters: arbiter_handles.clone(),
         asking: asking.clone(),
-        node_uuid: disk.identity.node_uuid,
+        node_uuid: disk.node_uuid,
         fresh: disk.fresh,
+        alarm: disk.alarm.clone(),
+        ledger: disk.ledger.clone(),
+        catalog: tokio::sync::Mutex::default(),
         houses: tokio::sync::Mutex::default(),
     });
-    let (catalog_group, catalog) = replicas.open_catalog().await?;
-    let _ = service.catalog.set(catalog_group.clone());
+    let catalog = replicas
+        .read_catalog()
+        .map_err(|error| match disk.alarm.again.borrow().clone() {
+            // Written down; the next start knows what to do.
+            Some(reason) => StartError::BeginAnew(reason),
+            None => error,
+        })?;
     let keeper = Arc::new(Keeper {
         peers: peers.clone(),
         catalog: catalog.clone(),
@@ -222,10 +162,21 @@ pub async fn start(
         transport: transport.clone(),
         disk: env_disk,
         interval: config.flush_interval,
+        dir: config.data_dir.clone(),
+        reached: Mutex::default(),
         state: disk.state.clone(),
         background: background.clone(),
     });
-    let parts = house_parts(&replicas, &keeper, &flusher, (catalog_group, catalog.clone()), &router);
+    let scrub = Arc::new(Scrub {
+        scrubbing: service.scrubbing.clone(),
+        peers: peers.clone(),
+        log: disk.log.clone(),
+        state: disk.state.clone(),
+        background: replicas.hashing.clone(),
+        interval: config.scrub_interval,
+    });
+    let mut parts = house_parts(&replicas, &keeper, &flusher, &catalog, &router);
+    parts.push(scrub_part(scrub));
     let ends = fatal.clone();
     let house_clock = clock.clone();
     let house = run_on(&arbiter_handles[0], async move {
@@ -258,14 +209,15 @@ pub async fn start(
         arbiter_handles,
         stop,
         fatal: fatal_rx,
-        lock: Mutex::new(Some(disk.lock)),
+        again: disk.alarm.again.subscribe(),
+        lock: Mutex::new(Some(opened.lock)),
     })
 }
 
 async fn start_transport(
     config: &ClusterConfig,
     clock: &Arc<dyn Clock>,
-    disk: &Disk,
+    (disk, quarantined): (&Stores, bool),
     peers: &Arc<Peers>,
     arbiter: &actix_rt::ArbiterHandle,
     rng: StdRng,
@@ -281,7 +233,9 @@ async fn start_transport(
         cluster_id: config.cluster_id.clone(),
         node_id: config.node_id,
         boot: peers.me.boot,
-        node_uuid: disk.identity.node_uuid,
+        node_uuid: disk.node_uuid,
+        starts: disk.starts,
+        quarantined,
         secret: config.secret.clone(),
         listen,
         peers: config
@@ -344,31 +298,42 @@ fn shard_env(
     })
 }
 
+fn scrub_part(scrub: Arc<Scrub>) -> Part {
+    Part {
+        name: "scrub",
+        restart: Restart::Always {
+            max: 5,
+            within_ms: 60_000,
+        },
+        start: Box::new(move |stop| {
+            let scrub = scrub.clone();
+            Box::pin(async move { scrub.run(stop).await })
+        }),
+    }
+}
+
 fn house_parts(
     replicas: &Arc<Replicas>,
     keeper: &Arc<Keeper>,
     flusher: &Arc<Flusher>,
-    catalog: (crate::raft::group::Group, watch::Receiver<Arc<Catalog>>),
+    watched: &watch::Receiver<Arc<Catalog>>,
     router: &Arc<Router>,
 ) -> Vec<Part> {
-    let (group, watched) = catalog;
     let (replicas, keeper, flusher, router) = (replicas.clone(), keeper.clone(), flusher.clone(), router.clone());
-    let epochs = watched.clone();
+    let (watched, epochs) = (watched.clone(), watched.clone());
+    let guard = replicas.clone();
     let restart = Restart::Always {
         max: 5,
         within_ms: 60_000,
     };
     let bring_up = move |mut stop: actors::shell::house::StopSignal| -> futures::future::BoxFuture<'static, _> {
-        let (replicas, group, watched) = (replicas.clone(), group.clone(), watched.clone());
-        Box::pin(crate::raft::group::seeded(
-            group.shared.space().generation.into(),
-            async move {
-                tokio::select! {
-                    () = stop.stopped() => Ok(()),
-                    done = replicas.bring_up(group, watched) => done,
-                }
-            },
-        ))
+        let (replicas, watched) = (replicas.clone(), watched.clone());
+        Box::pin(crate::raft::group::seeded(replicas.peers.me.boot, async move {
+            tokio::select! {
+                () = stop.stopped() => Ok(()),
+                done = replicas.bring_up(watched) => done,
+            }
+        }))
     };
     let keep = move |stop| -> futures::future::BoxFuture<'static, _> {
         let keeper = keeper.clone();
@@ -377,6 +342,10 @@ fn house_parts(
     let flush = move |stop| -> futures::future::BoxFuture<'static, _> {
         let flusher = flusher.clone();
         Box::pin(async move { flusher.run(stop).await })
+    };
+    let standing = move |stop| -> futures::future::BoxFuture<'static, _> {
+        let guard = guard.clone();
+        Box::pin(async move { guard.watch_standing(stop).await })
     };
     let epoch = move |mut stop: actors::shell::house::StopSignal| -> futures::future::BoxFuture<'static, _> {
         let (mut epochs, router) = (epochs.clone(), router.clone());
@@ -407,6 +376,11 @@ fn house_parts(
             name: "flusher",
             restart: Restart::Escalate,
             start: Box::new(flush),
+        },
+        Part {
+            name: "standing",
+            restart,
+            start: Box::new(standing),
         },
         Part {
             name: "epoch",

@@ -10,6 +10,7 @@ use actors::wire::codec;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use openraft::Instant as _;
 use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
@@ -18,7 +19,7 @@ use super::log::GroupLog;
 use super::machine::{Apply, GroupMachine, GroupShared, Position, PAYLOAD_BARRIER, PAYLOAD_DIGEST};
 use super::network::GroupNetworkFactory;
 use super::rpc;
-use super::snapshot::Receiver;
+use super::snapshot::{Into, Receiver, Sender, TransferError};
 use super::types::{term_of, ClientWriteError, OnComplete, Payload, Raft, WriteResult};
 use crate::config::ClusterConfig;
 use crate::storage::LogStore;
@@ -41,6 +42,7 @@ pub struct Group {
     raft: Raft,
     log: GroupLog,
     receiver: Arc<Receiver>,
+    transport: Transport,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +131,7 @@ impl Group {
         let log = GroupLog::open(shard, parts.log).map_err(disk)?;
         let settings = raft_config(config).validate().map_err(|e| raft_error(e.to_string()))?;
         let network = GroupNetworkFactory {
-            transport: parts.transport,
+            transport: parts.transport.clone(),
             shared: parts.shared.clone(),
         };
         let machine = GroupMachine::new(parts.shared.clone(), parts.app);
@@ -144,6 +146,7 @@ impl Group {
             raft,
             log,
             receiver,
+            transport: parts.transport,
         })
     }
 
@@ -360,11 +363,51 @@ impl Group {
                     .ok()?,
             ),
             rpc::KIND_SNAPSHOT_BEGIN | rpc::KIND_SNAPSHOT_CHUNK | rpc::KIND_SNAPSHOT_END => {
-                return Some(self.receiver.serve(&self.raft, from, kind, body).await)
+                return Some(self.receiver.serve(Into::Raft(&self.raft), from, kind, body).await)
             }
             _ => return None,
         };
         Some(Bytes::from(answer))
+    }
+
+    /// Streams this replica's state to one that has none and whose group does not run.
+    ///
+    /// # Errors
+    /// It cannot be read or was not taken; nothing has changed there.
+    pub async fn send_state(&self, to: NodeId) -> Result<(), TransferError> {
+        let snapshot = self.shared.snapshot()?;
+        let snapshot = snapshot.ok_or_else(|| TransferError::Refused("there is no state here either".into()))?;
+        let vote = self.raft.metrics().borrow_watched().vote;
+        let sender = Sender {
+            transport: &self.transport,
+            shared: &self.shared,
+            target: to,
+        };
+        sender.send(vote, snapshot).await.map(|_| ())
+    }
+
+    /// The entry up to which `node` is known to have this group's log on its disk, and the term of
+    /// the leader, this replica, that knows it. `None` where this one does not lead.
+    pub fn acked_by(&self, node: NodeId) -> Option<(u64, Position)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = (*metrics.replication.as_ref()?.get(&node)?)?;
+        let at = Position {
+            term: term_of(&matched),
+            index: matched.index,
+        };
+        Some((metrics.vote.leader_id.term, at))
+    }
+
+    /// Whether `node` has answered this leader within `age`.
+    pub fn hears_from(&self, node: NodeId, age: Duration) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics
+            .heartbeat
+            .as_ref()
+            .and_then(|heard| heard.get(&node)?.as_ref().map(|at| at.elapsed()));
+        heard.is_some_and(|silent| silent <= age)
     }
 
     pub async fn shutdown(&self) {

@@ -17,6 +17,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
 use super::types::{Entry, EntryPayload, LogId, Membership, Payload, TypeConfig, Vote};
+use crate::storage::positions::Reached;
 use crate::storage::{LogOp, LogRecord, LogStore};
 
 /// Entries kept in memory per group, by count and by bytes; older ones are read from disk.
@@ -99,6 +100,63 @@ impl GroupLog {
         let raw = self.store.entries(self.shard, from..to, bytes_max)?;
         raw.into_iter().map(|(_, bytes)| decode_entry(&bytes)).collect()
     }
+}
+
+/// How far a group's log has come, before anything of it is opened.
+///
+/// # Errors
+/// The disk failed, or holds bytes that are not a log of ours.
+pub fn reached(store: &dyn LogStore, shard: ShardId) -> io::Result<Reached> {
+    let vote: Option<Vote> = read_record(store, shard, LogRecord::Vote)?;
+    let purged = purged(store, shard)?.map(|id| id.index);
+    Ok(Reached {
+        term: vote.map_or(0, |vote| vote.leader_id.term),
+        last: store.last_index(shard)?.max(purged).unwrap_or(0),
+    })
+}
+
+/// The last entry that is in no log any more, only in the state.
+///
+/// # Errors
+/// As [`reached`].
+pub fn purged(store: &dyn LogStore, shard: ShardId) -> io::Result<Option<LogId>> {
+    read_record(store, shard, LogRecord::Purged)
+}
+
+/// Whether the log holds, or held, the entry at `index` under `term`. `None`: it is purged, and
+/// nobody here knows its term.
+///
+/// # Errors
+/// As [`reached`].
+pub fn holds(store: &dyn LogStore, shard: ShardId, term: u64, index: u64) -> io::Result<Option<bool>> {
+    if purged(store, shard)?.is_some_and(|id| id.index >= index) {
+        return Ok(None);
+    }
+    let found = store.entries(shard, index..index.saturating_add(1), 1)?;
+    let found = found.first().map(|(_, bytes)| decode_entry(bytes)).transpose()?;
+    Ok(Some(
+        found.is_some_and(|entry| super::types::term_of(&entry.log_id) == term),
+    ))
+}
+
+/// Removes what contradicts `applied`, which a majority has committed: entries that only a deposed
+/// leader ever wanted. Durable when it returns.
+///
+/// # Errors
+/// The disk failed.
+pub async fn make_way(store: &dyn LogStore, shard: ShardId, applied: LogId) -> io::Result<()> {
+    let term = super::types::term_of(&applied);
+    let ahead = store.last_index(shard)?.is_some_and(|last| last >= applied.index);
+    if !ahead || holds(store, shard, term, applied.index)? != Some(false) {
+        return Ok(());
+    }
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    let op = LogOp::Truncate {
+        shard,
+        last_kept: applied.index.checked_sub(1),
+    };
+    store.submit(op, Box::new(move |result| drop(tx.send(result))));
+    rx.await.map_err(|_| io::Error::other("the log writer has stopped"))?
 }
 
 fn read_record<T: serde::de::DeserializeOwned>(

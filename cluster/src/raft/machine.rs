@@ -212,9 +212,7 @@ impl GroupShared {
         hashing: Arc<Background>,
     ) -> io::Result<Self> {
         let meta: GroupMeta = match store.get(&keys::meta(shard))? {
-            Some(bytes) => {
-                codec::decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?
-            }
+            Some(bytes) => codec::decode(&bytes).map_err(invalid)?,
             None => GroupMeta::default(),
         };
         let durable = meta.applied.map(|id| (id, meta.membership.clone()));
@@ -321,6 +319,61 @@ impl GroupShared {
         read(&self.meta.lock().expect("no holder of this lock panics"))
     }
 
+    /// A snapshot of this moment, without asking the state machine: the group's record is read from
+    /// the same view as its rows.
+    ///
+    /// # Errors
+    /// The disk failed or holds damaged bytes.
+    pub fn snapshot(&self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotData>>> {
+        self.settle()?;
+        let view = self.store.view();
+        let Some(bytes) = view.get(&keys::meta(self.shard))? else {
+            return Ok(None);
+        };
+        let meta: GroupMeta = codec::decode(&bytes).map_err(invalid)?;
+        if meta.applied.is_none() {
+            return Ok(None);
+        }
+        let snapshot = SnapshotData::View {
+            view,
+            generation: meta.generation,
+            terms: meta.terms,
+        };
+        let meta = SnapshotMeta {
+            last_log_id: meta.applied,
+            last_membership: meta.membership,
+        };
+        Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot }))
+    }
+
+    /// Makes rows received under a new generation the ones that count, durably. For a replica
+    /// whose Raft does not run yet; a running one installs.
+    ///
+    /// # Errors
+    /// The disk failed; after a crash there is the old state or the new one.
+    pub async fn adopt(&self, meta: GroupMeta) -> io::Result<()> {
+        let old = self.space();
+        if meta.generation <= old.generation {
+            return Err(io::Error::other(
+                "a snapshot was received under a generation that is in use",
+            ));
+        }
+        self.store.write(StateBatch {
+            ops: vec![StateOp::Put {
+                key: keys::meta(self.shard),
+                value: codec::encode(&meta),
+            }],
+        })?;
+        let store = self.store.clone();
+        self.background.call(move || store.flush()).await??;
+        self.publish(&meta);
+        self.set_durable(self.note()?);
+        let KeyRange { from, to } = old.all();
+        self.store.write(StateBatch {
+            ops: vec![StateOp::DeleteRange { from, to }],
+        })
+    }
+
     fn publish(&self, meta: &GroupMeta) {
         let mut known = self.meta.lock().expect("no holder of this lock panics");
         if known.only_advanced(meta) {
@@ -397,6 +450,10 @@ impl GroupShared {
                 .insert(index, busy);
         }
     }
+}
+
+fn invalid(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
 /// xxh3-128 over every row's key (without shard and generation) and value, in key order.

@@ -2,7 +2,7 @@
 //! (back-pressure), written by the receiver under a new generation.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::SnapshotOf;
 use serde::{Deserialize, Serialize};
 
-use super::machine::GroupShared;
+use super::machine::{GroupMeta, GroupShared};
 use super::rpc;
 use super::types::{Raft, SnapshotMeta, TypeConfig, Vote};
 use crate::storage::keys::{self, KeyRange, Space};
@@ -83,7 +83,7 @@ pub enum TransferError {
 /// Streams one snapshot to one follower.
 pub struct Sender<'a> {
     pub transport: &'a Transport,
-    pub shared: &'a Arc<GroupShared>,
+    pub shared: &'a GroupShared,
     pub target: NodeId,
 }
 
@@ -212,6 +212,16 @@ pub struct Receiver {
     /// The last generation given to a snapshot. Never given twice: an earlier one may still be on
     /// its way to being installed.
     last_generation: AtomicU32,
+    /// Bytes of rows received since it was made.
+    bytes: AtomicU64,
+}
+
+/// Where a snapshot that has arrived in whole goes.
+pub enum Into<'a> {
+    /// A running group, which decides whether it wants it.
+    Raft(&'a Raft),
+    /// The state store, of a replica whose group does not run yet.
+    Store,
 }
 
 struct Incoming {
@@ -228,18 +238,23 @@ impl Receiver {
             shared,
             incoming: Mutex::new(None),
             last_generation: AtomicU32::new(0),
+            bytes: AtomicU64::new(0),
         }
     }
 
     /// Serves one snapshot message; returns the answer's bytes.
-    pub async fn serve(&self, raft: &Raft, from: NodeId, kind: u8, body: Bytes) -> Bytes {
+    pub async fn serve(&self, into: Into<'_>, from: NodeId, kind: u8, body: Bytes) -> Bytes {
         let result = match kind {
             rpc::KIND_SNAPSHOT_BEGIN => self.begin(from, &body),
             rpc::KIND_SNAPSHOT_CHUNK => self.chunk(from, &body),
-            _ => self.end(raft, from, &body).await,
+            _ => self.end(into, from, &body).await,
         };
         let answer = result.unwrap_or_else(Answer::Refused);
         Bytes::from(codec::encode(&answer))
+    }
+
+    pub fn bytes_received(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// A new snapshot replaces one that was not finished.
@@ -293,6 +308,7 @@ impl Receiver {
             incoming.hasher.update(body);
             incoming.generation
         };
+        self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
         let prefix = Space {
             shard: self.shared.shard,
             generation,
@@ -311,7 +327,7 @@ impl Receiver {
         Ok(Answer::Ok)
     }
 
-    async fn end(&self, raft: &Raft, from: NodeId, body: &[u8]) -> Result<Answer, String> {
+    async fn end(&self, into: Into<'_>, from: NodeId, body: &[u8]) -> Result<Answer, String> {
         let end: End = codec::decode(body).map_err(|e| e.to_string())?;
         let incoming = {
             let mut slot = self.lock();
@@ -321,6 +337,14 @@ impl Receiver {
         if incoming.next != end.chunks || incoming.hasher.digest() != end.digest {
             return Err("the snapshot arrived incomplete".into());
         }
+        let raft = match into {
+            Into::Raft(raft) => raft,
+            Into::Store => {
+                let vote = incoming.begin.vote;
+                self.adopt(incoming).await.map_err(|e| e.to_string())?;
+                return Ok(Answer::Installed(vote));
+            }
+        };
         let data = SnapshotData::Received {
             generation: incoming.generation,
             terms: incoming.begin.terms,
@@ -334,6 +358,16 @@ impl Receiver {
             .await
             .map_err(|e| e.to_string())?;
         Ok(Answer::Installed(response.vote))
+    }
+
+    async fn adopt(&self, incoming: Incoming) -> io::Result<()> {
+        let meta = GroupMeta {
+            generation: incoming.generation,
+            applied: incoming.begin.meta.last_log_id,
+            membership: incoming.begin.meta.last_membership,
+            terms: incoming.begin.terms,
+        };
+        self.shared.adopt(meta).await
     }
 
     fn write(&self, ops: Vec<StateOp>) -> Result<(), String> {

@@ -6,8 +6,10 @@ use actors::ports::CallError;
 use actors::wire::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
+pub use crate::api::ScrubReport;
 use crate::api::{DevicePage, ListQuery, ReceiptState, ReplicaDigest, ShardStatus, TelemetryPage, TelemetryQuery};
 use crate::catalog::CatalogCommand;
+use crate::raft::machine::Position;
 
 /// A command for a device whose shard the receiver leads; answered with a `CallResult`.
 pub const KIND_CALL: u8 = 32;
@@ -49,6 +51,18 @@ pub enum Ask {
     /// What this node knows of itself.
     Report,
     Catalog(CatalogCommand),
+    /// Stream the shard's state to `to`, which has lost its own and needs at least this index.
+    SendState {
+        shard: ShardId,
+        to: NodeId,
+        at_least: u64,
+    },
+    /// What this node, as a leader, knows to be on `node`'s disk.
+    Acked {
+        node: NodeId,
+    },
+    /// Read everything stored; answered at once.
+    Scrub,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,6 +74,8 @@ pub enum Told {
     Digest(ReplicaDigest),
     Report(NodeReport),
     Done,
+    Acked(Vec<Acked>),
+    Scrub(ScrubReport),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,6 +83,29 @@ pub struct NodeReport {
     pub node: NodeId,
     pub shards: Vec<ShardStatus>,
     pub catalog: Option<ShardStatus>,
+    pub condition: Condition,
+    /// What there is to know of damage that is repaired.
+    pub aftermath: Option<String>,
+    pub scrub: ScrubReport,
+}
+
+/// How a node is, as it sees itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    #[default]
+    Whole,
+    /// Some of its replicas are without state, and are given it.
+    Rebuilding,
+    /// It takes no part in anything, for this reason.
+    Damaged(String),
+}
+
+/// An entry that a replica has acknowledged to the leader of `term`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acked {
+    pub shard: ShardId,
+    pub term: u64,
+    pub at: Position,
 }
 
 pub type AskResult = Result<Told, CallError>;

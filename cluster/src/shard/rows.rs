@@ -70,7 +70,14 @@ pub struct Indexed {
 }
 
 impl Indexed {
+    /// A quarantined device is in no index: nobody may ask it to do anything, again and again.
     pub fn of(state: &DeviceState) -> Self {
+        if state.quarantined {
+            return Self {
+                due: Due::default(),
+                gateway: None,
+            };
+        }
         let gateway = state
             .connected_via()
             .zip(state.session.as_deref().map(|s| s.generation));

@@ -30,6 +30,8 @@ pub struct Identity {
     pub shards: u16,
     pub created_at: Timestamp,
     initialised: bool,
+    /// How often the directory was started. Peers remember it, so that an older copy is noticed.
+    pub starts: u64,
 }
 
 /// What the configuration says, and what a new directory is given.
@@ -115,6 +117,7 @@ impl Identity {
                     shards: wanted.shards,
                     created_at: wanted.now,
                     initialised: false,
+                    starts: 0,
                 };
                 new.save(dir)?;
                 sync_parent(dir)?;
@@ -140,6 +143,20 @@ impl Identity {
         };
         marked.save(dir)?;
         *self = marked;
+        Ok(())
+    }
+
+    /// Counts one more start, durably; call it before a peer hears of this run.
+    ///
+    /// # Errors
+    /// `Disk`; this run must not begin.
+    pub fn count_start(&mut self, dir: &Path) -> Result<(), IdentityError> {
+        let counted = Self {
+            starts: self.starts + 1,
+            ..self.clone()
+        };
+        counted.save(dir)?;
+        *self = counted;
         Ok(())
     }
 

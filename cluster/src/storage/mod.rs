@@ -7,13 +7,16 @@ mod extent;
 mod file;
 mod sealed;
 
+pub mod damage;
 pub mod fault;
 pub mod identity;
 pub mod keys;
 pub mod ledger;
 pub mod memory;
+pub mod positions;
 pub mod reserve;
 pub mod rocks;
+pub mod watched;
 
 use std::io;
 use std::ops::Range;
@@ -130,6 +133,14 @@ pub trait LogStore: Send + Sync + 'static {
     /// # Errors
     /// As [`Self::entries`].
     fn record(&self, shard: ShardId, record: LogRecord) -> io::Result<Option<Bytes>>;
+
+    /// Reads the files behind what is held in memory, as a start would.
+    ///
+    /// # Errors
+    /// `InvalidData` when something that was durable cannot be read there.
+    fn check_files(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Counters since the start.
     fn counters(&self) -> LogCounters;

@@ -76,6 +76,7 @@ impl Handler for Door {
 pub fn cluster_config(node_id: NodeId) -> ClusterConfig {
     ClusterConfig {
         flush_interval: std::time::Duration::from_secs(30),
+        scrub_interval: Duration::from_secs(86_400),
         seed: [0; 32],
         cluster_id: "test".into(),
         secret: Secret(b"between us".to_vec()),

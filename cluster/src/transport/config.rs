@@ -46,6 +46,10 @@ pub struct TransportConfig {
     pub boot: u64,
     /// Stands for this node's directory: a peer known under another one is refused.
     pub node_uuid: u128,
+    /// How often that directory was started, this time included.
+    pub starts: u64,
+    /// This node's data cannot be trusted: it takes no part in any group and says so.
+    pub quarantined: bool,
     pub secret: Secret,
     pub listen: SocketAddr,
     /// The other nodes. This node itself, if named, is skipped.

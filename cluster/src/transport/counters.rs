@@ -17,6 +17,8 @@ macro_rules! counters {
             pub refused: [u64; Refusal::COUNT],
             /// Handshakes of this node that a peer refused, likewise.
             pub refused_by_peer: [u64; Refusal::COUNT],
+            /// Of these, by peers that had proven themselves before: what they say counts.
+            pub disowned: [u64; Refusal::COUNT],
         }
 
         #[derive(Default)]
@@ -24,6 +26,7 @@ macro_rules! counters {
             $(pub $name: AtomicU64,)*
             pub refused: [AtomicU64; Refusal::COUNT],
             pub refused_by_peer: [AtomicU64; Refusal::COUNT],
+            pub disowned: [AtomicU64; Refusal::COUNT],
         }
 
         impl Counters {
@@ -32,6 +35,7 @@ macro_rules! counters {
                     $($name: self.$name.load(Relaxed),)*
                     refused: std::array::from_fn(|i| self.refused[i].load(Relaxed)),
                     refused_by_peer: std::array::from_fn(|i| self.refused_by_peer[i].load(Relaxed)),
+                    disowned: std::array::from_fn(|i| self.disowned[i].load(Relaxed)),
                 }
             }
         }
@@ -85,6 +89,10 @@ impl TransportCounters {
 
     pub fn refused_by_peer_for(&self, reason: Refusal) -> u64 {
         self.refused_by_peer[reason.index()]
+    }
+
+    pub fn disowned_for(&self, reason: Refusal) -> u64 {
+        self.disowned[reason.index()]
     }
 }
 

@@ -359,6 +359,11 @@ impl Shared {
                 count(&self.counters.refused_by_peer[reason.index()]);
                 "refused by peer"
             }
+            HandshakeError::Disowned(reason) => {
+                count(&self.counters.refused_by_peer[reason.index()]);
+                count(&self.counters.disowned[reason.index()]);
+                "refused by peer"
+            }
             HandshakeError::TimedOut => {
                 count(&self.counters.handshakes_timed_out);
                 "timed out"

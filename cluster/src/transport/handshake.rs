@@ -2,7 +2,7 @@
 //!
 //! dialer → `Hello`; acceptor → `Hello`, `Proof`; dialer → `Proof`; acceptor → `Welcome`. A proof
 //! is an HMAC over the role and both hellos, which hold the nonces, the cluster, both nodes, their
-//! uuids and boots, the class; the version is in its label. Recorded proofs are worthless: the other side's nonce is new.
+//! uuids, starts and boots, the class; the version is in its label. Recorded proofs are worthless: the other side's nonce is new.
 //! Knows nothing of frames or of what is spoken afterwards.
 
 use std::io;
@@ -13,7 +13,7 @@ use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::hello::{self, Hello, Tag, PROTOCOL_VERSION};
-use super::{Class, PeerLedger, TransportConfig};
+use super::{Admission, Class, PeerLedger, Run, TransportConfig};
 
 /// Why a connection was refused; told to the other side, so never a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,10 +37,14 @@ pub enum Refusal {
     Malformed = 8,
     #[error("another node than the one dialed")]
     WrongNode = 9,
+    #[error("an older copy of the node's directory, or a copy of it, was started")]
+    OlderCopy = 10,
+    #[error("a quarantined node takes no part in any group")]
+    Quarantined = 11,
 }
 
 impl Refusal {
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 11;
     pub const ALL: [Refusal; Self::COUNT] = [
         Self::Magic,
         Self::Version,
@@ -51,6 +55,8 @@ impl Refusal {
         Self::Ledger,
         Self::Malformed,
         Self::WrongNode,
+        Self::OlderCopy,
+        Self::Quarantined,
     ];
 
     pub fn index(self) -> usize {
@@ -69,6 +75,8 @@ impl Refusal {
             Self::Ledger => "ledger",
             Self::Malformed => "malformed",
             Self::WrongNode => "wrong_node",
+            Self::OlderCopy => "older_copy",
+            Self::Quarantined => "quarantined",
         }
     }
 
@@ -83,6 +91,9 @@ pub enum HandshakeError {
     Refused(#[from] Refusal),
     #[error("refused by the peer: {0}")]
     RefusedByPeer(Refusal),
+    /// Not by whoever happened to answer: the peer had proven itself before.
+    #[error("disowned by the peer: {0}")]
+    Disowned(Refusal),
     #[error("handshake broke off: {0}")]
     Io(#[from] io::Error),
     #[error("handshake did not finish in time")]
@@ -132,16 +143,17 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
             acceptor: &theirs,
         };
         transcript.verify(Side::Acceptor, &hello::receive(stream, Tag::Proof).await?)?;
-        if !ledger.admit(hello.node, hello.uuid) {
-            return Err(Refusal::Ledger.into());
-        }
+        admit(ledger, &hello)?;
         Ok((transcript.prove(Side::Dialer), transcript.key(), hello))
     };
     let (proof, key, hello) = told(verdict.await, stream).await?;
     out.clear();
     hello::put(&mut out, Tag::Proof, &proof);
     hello::send(stream, &out).await?;
-    hello::receive(stream, Tag::Welcome).await?;
+    match hello::receive(stream, Tag::Welcome).await {
+        Err(HandshakeError::RefusedByPeer(reason)) => return Err(HandshakeError::Disowned(reason)),
+        welcome => welcome?,
+    };
     Ok(Established {
         peer,
         boot: hello.boot,
@@ -178,9 +190,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         hello::put(&mut out, Tag::Proof, &transcript.prove(Side::Acceptor));
         hello::send(stream, &out).await?;
         transcript.verify(Side::Dialer, &hello::receive(stream, Tag::Proof).await?)?;
-        if !ledger.admit(hello.node, hello.uuid) {
-            return Err(Refusal::Ledger.into());
-        }
+        admit(ledger, &hello)?;
         Ok(Established {
             peer: hello.node,
             boot: hello.boot,
@@ -201,6 +211,8 @@ fn hello_of(config: &TransportConfig, class: Class) -> Vec<u8> {
         node: config.node_id,
         uuid: config.node_uuid,
         boot: config.boot,
+        starts: config.starts,
+        quarantined: config.quarantined,
         class,
         nonce: (config.nonces)(),
     };
@@ -214,7 +226,27 @@ fn check(config: &TransportConfig, theirs: &Hello) -> Result<(), Refusal> {
     if theirs.node == config.node_id {
         return Err(Refusal::OwnId);
     }
+    if (config.quarantined || theirs.quarantined) && theirs.class != Class::Device {
+        return Err(Refusal::Quarantined);
+    }
     Ok(())
+}
+
+/// A quarantined node's directory proves nothing, and nothing is believed because of it.
+fn admit(ledger: &dyn PeerLedger, hello: &Hello) -> Result<(), Refusal> {
+    if hello.quarantined {
+        return Ok(());
+    }
+    let run = Run {
+        uuid: hello.uuid,
+        starts: hello.starts,
+        boot: hello.boot,
+    };
+    match ledger.admit(hello.node, run) {
+        Admission::Admitted => Ok(()),
+        Admission::OtherDirectory => Err(Refusal::Ledger),
+        Admission::OlderCopy => Err(Refusal::OlderCopy),
+    }
 }
 
 /// Tells the other side of a refusal of ours, as far as it still listens.

@@ -41,16 +41,22 @@ pub struct Hello {
     pub node: NodeId,
     pub uuid: u128,
     pub boot: u64,
+    /// Which start of its directory this run is, from 1: an older copy put back is behind.
+    pub starts: u64,
+    /// It takes no part in any group; see [`super::Class::Device`].
+    pub quarantined: bool,
     pub class: Class,
     pub nonce: [u8; 16],
 }
 
 impl Hello {
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(50 + self.cluster_id.len());
+        let mut out = Vec::with_capacity(59 + self.cluster_id.len());
         out.extend_from_slice(&self.node.to_le_bytes());
         out.extend_from_slice(&self.uuid.to_le_bytes());
         out.extend_from_slice(&self.boot.to_le_bytes());
+        out.extend_from_slice(&self.starts.to_le_bytes());
+        out.push(u8::from(self.quarantined));
         out.push(self.class.byte());
         out.extend_from_slice(&self.nonce);
         out.push(u8::try_from(self.cluster_id.len()).expect("checked at start: at most 255 bytes"));
@@ -62,6 +68,8 @@ impl Hello {
         let node = u64::from_le_bytes(take(&mut bytes)?);
         let uuid = u128::from_le_bytes(take(&mut bytes)?);
         let boot = u64::from_le_bytes(take(&mut bytes)?);
+        let starts = u64::from_le_bytes(take(&mut bytes)?);
+        let [quarantined] = take(&mut bytes)?;
         let [class] = take(&mut bytes)?;
         let nonce = take(&mut bytes)?;
         let [len] = take(&mut bytes)?;
@@ -74,6 +82,12 @@ impl Hello {
             node,
             uuid,
             boot,
+            starts,
+            quarantined: match quarantined {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
             class: Class::of(class)?,
             nonce,
         })
@@ -150,10 +164,10 @@ mod tests {
     proptest! {
         #[test]
         fn a_hello_reads_back_and_any_bytes_are_refused_or_read(
-            node in any::<u64>(), uuid in any::<u128>(), boot in any::<u64>(), nonce in any::<[u8; 16]>(),
+            node in any::<u64>(), uuid in any::<u128>(), boot in any::<u64>(), starts in any::<u64>(), quarantined in any::<bool>(), nonce in any::<[u8; 16]>(),
             cluster_id in "[a-z]{0,30}", noise in prop::collection::vec(any::<u8>(), 0..120)
         ) {
-            let hello = Hello { cluster_id, node, uuid, boot, class: Class::Device, nonce };
+            let hello = Hello { cluster_id, node, uuid, boot, starts, quarantined, class: Class::Device, nonce };
             prop_assert_eq!(Hello::decode(&hello.encode()), Some(hello.clone()));
             let mut longer = hello.encode();
             longer.push(0);

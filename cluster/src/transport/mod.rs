@@ -108,17 +108,45 @@ pub enum PeerEvent {
     Lost,
 }
 
-/// Remembers, durably, which directory (uuid) each node id was seen with.
+/// One run of a node's process, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Stands for its directory.
+    pub uuid: u128,
+    /// How often the directory was started, this time included.
+    pub starts: u64,
+    /// Stands for this run.
+    pub boot: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// New, or the same directory in the same or a later run.
+    Admitted,
+    OtherDirectory,
+    /// The directory, as it was before a run that was seen: what it promised since is forgotten.
+    OlderCopy,
+}
+
+/// Remembers, durably, in which directory and run each node id was seen.
 pub trait PeerLedger: Send + Sync + 'static {
-    /// `true`: new, or the same as before. Asked once per connection, only about peers that have
-    /// proven themselves.
-    fn admit(&self, node: NodeId, uuid: u128) -> bool;
+    /// Asked once per connection, only about peers that have proven themselves.
+    fn admit(&self, node: NodeId, run: Run) -> Admission;
 }
 
 /// Requests and notices to peers. Cheap to clone; may be used from any thread.
 #[derive(Clone)]
 pub struct Transport {
     shared: Arc<Shared>,
+}
+
+/// What a quarantined node dials: it asks and is asked, and that is all.
+fn classes(quarantined: bool) -> &'static [Class] {
+    if quarantined {
+        &[Class::Device]
+    } else {
+        &Class::ALL
+    }
 }
 
 /// What every task of the transport sees.
@@ -169,8 +197,8 @@ impl Transport {
         });
         acceptor::start(shared.clone(), listener);
         for peer in shared.peers.values() {
-            for class in Class::ALL {
-                dialer::start(shared.clone(), peer.clone(), class);
+            for class in classes(shared.config.quarantined) {
+                dialer::start(shared.clone(), peer.clone(), *class);
             }
         }
         Ok(Self { shared })

@@ -55,7 +55,7 @@ pub fn ended(error: ServeError) -> Failure {
             Exit::Disk,
             "the other replicas have the data: replace this node by one with a new id and an empty disk",
         ),
-        ServeError::Fatal(_) => (
+        ServeError::Fatal(_) | ServeError::BeginAnew(_) | ServeError::Start(StartError::BeginAnew(_)) => (
             Exit::Disk,
             "look at the disk and the log; the other nodes go on serving",
         ),

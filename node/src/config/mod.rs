@@ -136,6 +136,7 @@ pub struct Storage {
     pub block_cache_bytes: usize,
     /// Longest time applied state stays in memory only.
     pub flush_interval: Duration,
+    pub scrub_interval: Duration,
     pub unsafe_skip_log_fsync: bool,
     pub unsafe_skip_vote_fsync: bool,
 }
@@ -276,6 +277,7 @@ impl NodeConfig {
             active_devices_max: self.limits.active_devices_max,
             block_cache_bytes: self.storage.block_cache_bytes,
             flush_interval: self.storage.flush_interval,
+            scrub_interval: self.storage.scrub_interval,
             unsafe_skip_log_fsync: self.storage.unsafe_skip_log_fsync,
             unsafe_skip_vote_fsync: self.storage.unsafe_skip_vote_fsync,
         }

@@ -45,6 +45,7 @@ pub fn read(reader: &mut Reader<'_>, file: &Path) -> NodeConfig {
         storage: Storage {
             block_cache_bytes: size(reader, "storage", "block_cache_bytes", 128 * MIB, MIB, 1 << 40),
             flush_interval: reader.duration("storage", "flush_interval", secs(30), secs(1)..=secs(600)),
+            scrub_interval: reader.duration("storage", "scrub_interval", secs(DAY), secs(60)..=secs(30 * DAY)),
             unsafe_skip_log_fsync: reader.boolean("storage", "unsafe_skip_log_fsync", false),
             unsafe_skip_vote_fsync: reader.boolean("storage", "unsafe_skip_vote_fsync", false),
         },

@@ -3,7 +3,7 @@
 use actix_web::{web, HttpResponse};
 use actors::id::{NodeId, ShardId};
 use actors::wire::receipt::Receipt;
-use cluster::api::{ClusterStatus, NodeState, NodeStatus, ReceiptState, ReplicaDigest, ShardStatus};
+use cluster::api::{ClusterStatus, NodeState, NodeStatus, ReceiptState, ReplicaDigest, ScrubReport, ShardStatus};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -28,7 +28,9 @@ pub struct ClusterView {
 pub struct NodeView {
     pub id: u64,
     pub zone: String,
-    /// `up`, `draining`, or `down` when it does not answer its peers.
+    /// `up`, `draining`, `rebuilding` (replicas that lost their state are given it by others),
+    /// `damaged` (it takes no part until it is repaired), or `down` when it does not answer its
+    /// peers.
     #[schema(value_type = String)]
     pub state: NodeState,
     pub version: String,
@@ -37,6 +39,28 @@ pub struct NodeView {
     pub peer: String,
     /// Shards it leads.
     pub leads: u32,
+    /// Why it is not as it should be, if it is not.
+    pub fault: Option<String>,
+    /// What there is to know of damage that is repaired: what it was, and where the damaged copy is.
+    pub repaired: Option<String>,
+    /// How it comes along with reading everything it has stored; null when it does not answer.
+    pub scrub: Option<ScrubView>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ScrubView {
+    pub running: bool,
+    /// Passes since its start that found everything whole.
+    pub passes: u64,
+    /// Bytes read since its start.
+    pub bytes: u64,
+}
+
+impl From<ScrubReport> for ScrubView {
+    fn from(report: ScrubReport) -> Self {
+        let ScrubReport { running, passes, bytes } = report;
+        Self { running, passes, bytes }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -52,7 +76,7 @@ pub struct ShardView {
     /// Pairs of node and entries behind the leader; known to the leader only.
     #[schema(value_type = Vec<Vec<u64>>)]
     pub lag: Vec<(u64, u64)>,
-    /// Why the answering node's replica does not take part, if it does not.
+    /// Which replica does not take part and why, if one does not: `node 2: rebuilding …`.
     pub fault: Option<String>,
 }
 
@@ -81,6 +105,9 @@ impl From<NodeStatus> for NodeView {
             http: node.http,
             peer: node.peer,
             leads: node.leads,
+            fault: node.fault,
+            repaired: node.repaired,
+            scrub: node.scrub.map(ScrubView::from),
         }
     }
 }
@@ -204,10 +231,26 @@ pub async fn undrain(context: Context, id: web::Path<String>) -> Result<HttpResp
     Ok(HttpResponse::Ok().json(DrainView { node, draining: false }))
 }
 
+#[utoipa::path(post, path = "/api/v1/cluster/nodes/{id}/scrub", tag = "cluster", operation_id = "scrubNode",
+    params(("id" = u64, Path, description = "Node id")),
+    responses((status = 202, description = "It reads everything it has stored; see `scrub` of the node", body = ScrubView)))]
+pub async fn scrub(context: Context, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let node = known_node(&context, &id).await?;
+    let call = context.app.backend.scrub(node, context.left());
+    let report = context.finish(call, Ask::Read).await?;
+    Ok(HttpResponse::Accepted().json(ScrubView::from(report)))
+}
+
 async fn set_draining(context: &Context, text: &str, draining: bool) -> Result<NodeId, Problem> {
+    let node = known_node(context, text).await?;
+    let call = context.app.backend.set_draining(node, draining, context.left());
+    context.finish(call, Ask::Write).await?;
+    Ok(node)
+}
+
+async fn known_node(context: &Context, text: &str) -> Result<NodeId, Problem> {
     let nodes = status(context).await?.nodes;
-    let node = text
-        .parse()
+    text.parse()
         .ok()
         .filter(|id| nodes.iter().any(|n| n.id == *id))
         .ok_or_else(|| {
@@ -216,10 +259,7 @@ async fn set_draining(context: &Context, text: &str, draining: bool) -> Result<N
                 Kind::NodeNotFound,
                 format!("there is no node {text}; the nodes are {}", known.join(", ")),
             )
-        })?;
-    let call = context.app.backend.set_draining(node, draining, context.left());
-    context.finish(call, Ask::Write).await?;
-    Ok(node)
+        })
 }
 
 /// What became of an acknowledged write.

@@ -48,7 +48,7 @@ struct ProblemSchema {
         twin::get, twin::patch, twin::put, twin::get_section, twin::patch_section, twin::put_section,
         telemetry::get, ingest::post, ingest::batch,
         node::get, node::config, node::reload, node::log, node::put_log, node::reset_log, node::lines,
-        cluster::receipt, cluster::get, cluster::digest, cluster::drain, cluster::undrain,
+        cluster::receipt, cluster::get, cluster::digest, cluster::drain, cluster::undrain, cluster::scrub,
         probes::livez, probes::readyz, probes::metrics, probes::openapi,
     ),
     components(schemas(ProblemSchema)),

@@ -6,7 +6,9 @@ use actors::device::Command;
 use actors::id::{DeviceKey, NodeId, ShardId};
 use actors::ports::{CallError, CallResult};
 use actors::wire::receipt::Receipt;
-use cluster::api::{ClusterStatus, DevicePage, ListQuery, ReceiptState, ReplicaDigest, TelemetryPage, TelemetryQuery};
+use cluster::api::{
+    ClusterStatus, DevicePage, ListQuery, ReceiptState, ReplicaDigest, ScrubReport, TelemetryPage, TelemetryQuery,
+};
 use cluster::Cluster;
 use futures::future::LocalBoxFuture;
 
@@ -40,8 +42,13 @@ pub trait Backend: Send + Sync + 'static {
         draining: bool,
         deadline: Duration,
     ) -> LocalBoxFuture<'_, Result<(), CallError>>;
+    fn scrub(&self, node: NodeId, deadline: Duration) -> LocalBoxFuture<'_, Result<ScrubReport, CallError>>;
     /// Whether this node is marked as draining.
     fn draining(&self) -> bool;
+    /// Why this node takes no part in anything, if it does not.
+    fn quarantine(&self) -> Option<String> {
+        None
+    }
     /// Whether every shard is known to have a leader.
     fn ready(&self) -> bool;
 }
@@ -99,8 +106,16 @@ impl Backend for Cluster {
         Box::pin(Cluster::set_draining(self, node, draining, deadline))
     }
 
+    fn scrub(&self, node: NodeId, deadline: Duration) -> LocalBoxFuture<'_, Result<ScrubReport, CallError>> {
+        Box::pin(Cluster::scrub(self, node, deadline))
+    }
+
     fn draining(&self) -> bool {
         Cluster::draining(self)
+    }
+
+    fn quarantine(&self) -> Option<String> {
+        Cluster::quarantine(self).map(str::to_owned)
     }
 
     fn ready(&self) -> bool {

@@ -22,6 +22,10 @@ pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     if app.stopping.load(Ordering::Relaxed) {
         reasons.push("the node is stopping");
     }
+    if let Some(reason) = app.backend.quarantine() {
+        let detail = format!("the node is quarantined: {reason}; repair it with `holdfast cluster repair`");
+        return Err(Problem::new(Kind::NotReady, detail).with("reasons", json!(["the node is quarantined", reason])));
+    }
     if app.backend.draining() {
         reasons.push("the node is draining");
     }

@@ -44,6 +44,7 @@ resources! { API, api, "/api",
     "/v1/node/reload" { post => node::reload }
     "/v1/node/log" { get => node::log, put => node::put_log, delete => node::reset_log }
     "/v1/node/log/lines" { get => node::lines }
+    "/v1/cluster/nodes/{id}/scrub" { post => cluster::scrub }
 }
 
 resources! { OPEN, open, "",

@@ -95,6 +95,18 @@ metrics_table! {
         "1 while this node is connected to the peer, else 0.";
     PEER_REJECTED Counter "holdfast_peer_rejected_total" ["reason"] "connections"
         "Peer connections or frames refused, by reason.";
+    DAMAGE_FOUND Counter "holdfast_damage_found_total" ["store"] "findings"
+        "Damage found in this node's directory: state, log, peers or directory. Any needs a look at the disk.";
+    NODE_QUARANTINED Gauge "holdfast_node_quarantined" [] "1"
+        "1 while this node takes no part in anything because what it promised is lost or in doubt, else 0.";
+    REPLICAS_REBUILDING Gauge "holdfast_replicas_rebuilding" [] "replicas"
+        "Replicas of this node that lost their state and are being given it by others.";
+    REPLICAS_REBUILT Counter "holdfast_replicas_rebuilt_total" [] "replicas"
+        "Replicas of this node that were given their state by others.";
+    SCRUB_PASSES Counter "holdfast_scrub_passes_total" [] "passes"
+        "Readings of everything this node has stored that found it whole.";
+    SCRUB_BYTES Counter "holdfast_scrub_bytes_total" [] "bytes"
+        "Bytes read by them.";
     HTTP_REQUESTS Counter "holdfast_http_requests_total" ["method", "route", "status"] "requests"
         "HTTP requests answered.";
     HTTP_REQUEST_SECONDS Histogram "holdfast_http_request_seconds" ["route"] "seconds"

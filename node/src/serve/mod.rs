@@ -4,6 +4,7 @@
 //! he can be served; the stop goes the other way round. Knows no exit codes: `cli` maps
 //! [`ServeError`] to them.
 
+mod anew;
 mod clock;
 pub mod control;
 mod edges;
@@ -47,6 +48,9 @@ pub enum ServeError {
     /// A part failed that a node cannot go on without (a failed fsync, a corrupt replica).
     #[error("{0}")]
     Fatal(String),
+    /// Damage was met and written down; the process begins anew, and the start repairs what it can.
+    #[error("{0}")]
+    BeginAnew(String),
     #[error("{what}: {reason}")]
     Internal { what: &'static str, reason: String },
 }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actors::device::Policy;
+use cluster::api::StartError;
 use cluster::Cluster;
 use tracing::{error, info, warn};
 
 use super::clock::SystemClock;
 use super::control::Control;
-use super::{edges, machine, notify, reload, signals, ServeError};
+use super::{anew, edges, machine, notify, reload, signals, ServeError};
 use crate::config::NodeConfig;
 use crate::gateway::{Gateway, Registry};
 use crate::http::HttpServer;
@@ -21,6 +22,9 @@ use crate::observe::metrics::Metrics;
 
 /// How much longer than its deadline a stop may take before the process just ends.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// How long devices get to hear that a node begins anew.
+const ANEW_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a new node may take to have a leader for every shard before it says that it serves.
 const SERVING_DEADLINE: Duration = Duration::from_secs(10);
@@ -49,6 +53,12 @@ pub fn run(config: NodeConfig, events: Events) -> Result<(), ServeError> {
     log_panics();
     let ended = catch_unwind(AssertUnwindSafe(|| run_logged(config, log, events)))
         .unwrap_or_else(|panic| Err(ServeError::internal("a part of the node panicked", message(&*panic))));
+    let ended = match ended {
+        Err(ServeError::BeginAnew(reason) | ServeError::Start(StartError::BeginAnew(reason))) => {
+            Err(anew::begin(&reason))
+        }
+        ended => ended,
+    };
     if let Err(error) = &ended {
         error!("{} {error}", super::FATAL_MARK);
     }
@@ -93,12 +103,18 @@ async fn serve(config: NodeConfig, metrics: Metrics, control: &Arc<Control>, eve
         }
     };
     take_over(control, &cluster, &gateway, &http);
-    announce(&config);
+    announce(&config, &cluster);
     notify::ready();
     actix_rt::spawn(say_when_serving(cluster.clone()));
     tokio::select! {
-        () = stopped(stop, &cluster, &config, events) => {}
+        biased;
+        // First: what damage breaks is broken because of it.
+        reason = cluster.must_begin_anew() => {
+            gateway.shutdown(ANEW_GRACE).await;
+            return Err(ServeError::BeginAnew(reason));
+        }
         reason = cluster.fatal() => return Err(ServeError::Fatal(reason)),
+        () = stopped(stop, &cluster, &config, events) => {}
     }
     notify::stopping();
     let deadline = config.node.stop_deadline;
@@ -207,7 +223,15 @@ async fn say_when_serving(cluster: Cluster) {
     info!("serving");
 }
 
-fn announce(config: &NodeConfig) {
+fn announce(config: &NodeConfig, cluster: &Cluster) {
+    if let Some(reason) = cluster.quarantine() {
+        let repair = format!("holdfast cluster repair {}", config.node.id);
+        warn!(
+            node = config.node.id,
+            reason, repair, "running in quarantine: no devices, no replicas"
+        );
+        return;
+    }
     info!(
         node = config.node.id,
         cluster = config.cluster.id,

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -48,6 +48,7 @@ impl LogOptions {
 
 pub struct RocksLog {
     db: Arc<DB>,
+    dir: PathBuf,
     queue: Arc<Queue>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -97,6 +98,7 @@ impl RocksLog {
             })?;
         Ok(Self {
             db,
+            dir: dir.to_owned(),
             queue,
             writer: Mutex::new(Some(thread)),
         })
@@ -146,6 +148,10 @@ impl LogStore for RocksLog {
         value
             .map(|value| sealed::open_raw(&value).map(Bytes::copy_from_slice))
             .transpose()
+    }
+
+    fn check_files(&self) -> io::Result<()> {
+        wal::check(&self.dir)
     }
 
     fn counters(&self) -> LogCounters {

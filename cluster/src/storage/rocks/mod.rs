@@ -97,6 +97,11 @@ fn open_error(dir: &Path, error: &rocksdb::Error) -> StorageOpenError {
             dir,
             reason: error.to_string(),
         },
+        // A file that the manifest names.
+        ErrorKind::IOError if error.to_string().contains("No such file or directory") => StorageOpenError::Corrupt {
+            dir,
+            reason: error.to_string(),
+        },
         _ => StorageOpenError::Disk {
             dir,
             source: io_error(error),

@@ -86,6 +86,34 @@ pub fn mend(dir: &Path) -> Result<(), StorageOpenError> {
     }
 }
 
+/// Looks through the files of a running log. What is being written just now is at their end, and
+/// nothing behind it says that it was durable.
+///
+/// # Errors
+/// `InvalidData` when something that was durable cannot be read any more.
+pub fn check(dir: &Path) -> io::Result<()> {
+    let mut scan = Scan::new(database_of(dir)?);
+    let files = wal_files(dir)?;
+    for (n, file) in files.iter().enumerate() {
+        match fs::read(file) {
+            Ok(bytes) => scan.file(n, &bytes),
+            // Flushed and let go of since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    match scan.verdict() {
+        Verdict::Damaged { file, at } if files[file].exists() => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "{} cannot be read at byte {at}, which was durable",
+                files[file].display()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The first file keeps `len` bytes, the others none: what they hold came later.
 fn cut(files: &[PathBuf], len: usize) -> io::Result<()> {
     for (n, path) in files.iter().enumerate() {

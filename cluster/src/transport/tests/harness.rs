@@ -82,8 +82,12 @@ impl Handler for Recorder {
 pub struct Ledger(Mutex<BTreeMap<NodeId, u128>>);
 
 impl PeerLedger for Ledger {
-    fn admit(&self, node: NodeId, uuid: u128) -> bool {
-        *self.0.lock().unwrap().entry(node).or_insert(uuid) == uuid
+    fn admit(&self, node: NodeId, run: Run) -> Admission {
+        if *self.0.lock().unwrap().entry(node).or_insert(run.uuid) == run.uuid {
+            Admission::Admitted
+        } else {
+            Admission::OtherDirectory
+        }
     }
 }
 
@@ -130,6 +134,8 @@ pub fn config(node_id: NodeId, boot: u64, listen: SocketAddr, peers: &[(NodeId, 
         node_id,
         boot,
         node_uuid: u128::from(node_id) << 64,
+        starts: 1,
+        quarantined: false,
         secret: Secret(b"between us".to_vec()),
         listen,
         peers: peers.to_vec(),

@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 use super::harness::eventually;
 use crate::transport::*;
 
-/// Where the class stands in the dialer's first bytes: prelude, node, uuid, boot.
-const CLASS_AT: usize = 13 + 8 + 16 + 8;
+/// Where the class stands in the dialer's first bytes: prelude, node, uuid, boot, starts,
+/// whether it is quarantined.
+const CLASS_AT: usize = 13 + 8 + 16 + 8 + 8 + 1;
 
 #[derive(Clone, Default)]
 pub struct Proxy {

@@ -4,6 +4,7 @@ mod directory;
 mod drain;
 mod process;
 mod reload;
+mod scrub;
 mod status;
 mod stop;
 mod up;
@@ -75,6 +76,11 @@ pub enum ClusterCommand {
         after_long_help = "Examples:\n  holdfast cluster reload --dir /tmp/hf\n  holdfast cluster reload --dir /tmp/hf --node 2\n  holdfast cluster reload --url http://127.0.0.1:8080 --token \"$TOKEN\"\n\n`holdfast config check FILE --show-effective` says which keys can be reloaded.\n\nExit codes: 0 taken; 65 a file is refused; 69 a node does not answer."
     )]
     Reload(crate::cli::nodes::Reach),
+    /// Let one node, or every node, read everything it has stored, to find rot of the disk
+    #[command(
+        after_help = "Example:\n  holdfast cluster scrub 2 --dir /tmp/hf\n\nRuns beside other work, and by itself every storage.scrub_interval. State that is found damaged is\nrebuilt by itself; a node whose log is damaged takes no part from then on."
+    )]
+    Scrub(scrub::ScrubArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -104,5 +110,6 @@ pub async fn run(command: ClusterCommand, output: Output) -> Result<(), Failure>
         ClusterCommand::Drain(args) => drain::drain(args, output).await,
         ClusterCommand::Undrain(args) => drain::undrain(args, output).await,
         ClusterCommand::Reload(reach) => reload::reload(reach, output).await,
+        ClusterCommand::Scrub(args) => scrub::scrub(args, output).await,
     }
 }

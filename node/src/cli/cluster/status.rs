@@ -30,6 +30,8 @@ pub struct NodeRow {
     pub state: String,
     pub version: String,
     pub leads: usize,
+    pub fault: Option<String>,
+    pub repaired: Option<String>,
 }
 
 /// One shard, as its leader (or else whoever knows the highest term) sees it.
@@ -107,11 +109,21 @@ fn shard_row(id: String, said: &[(u64, &ShardView)]) -> ShardRow {
         applied: said.iter().map(|(_, shard)| shard.applied).max().unwrap_or(0),
         lag_max: lags.iter().map(|(_, lag)| *lag).max().unwrap_or(0),
         lags,
-        faults: said
-            .iter()
-            .filter_map(|(node, shard)| Some((*node, shard.fault.clone()?)))
-            .collect(),
+        faults: faults(said),
     }
+}
+
+/// Whose replica has which fault; every node repeats what it has heard: `node 2: rebuilding …`.
+fn faults(said: &[(u64, &ShardView)]) -> Vec<(u64, String)> {
+    let mut faults = BTreeMap::new();
+    for (node, shard) in said {
+        let Some(fault) = &shard.fault else { continue };
+        let of = fault.strip_prefix("node ").and_then(|rest| rest.split_once(": "));
+        let of = of.and_then(|(node, fault)| Some((node.parse().ok()?, fault)));
+        let (node, fault) = of.unwrap_or((*node, fault));
+        faults.insert(node, fault.to_owned());
+    }
+    faults.into_iter().collect()
 }
 
 fn node_rows(directory: &Directory, views: &[Option<View>], shards: &[ShardRow]) -> Vec<NodeRow> {
@@ -131,7 +143,9 @@ fn node_rows(directory: &Directory, views: &[Option<View>], shards: &[ShardRow])
         NodeRow {
             pid,
             state,
-            version: seen.map(|seen| seen.version).unwrap_or_default(),
+            version: seen.as_ref().map(|seen| seen.version.clone()).unwrap_or_default(),
+            fault: seen.as_ref().and_then(|seen| seen.fault.clone()),
+            repaired: seen.and_then(|seen| seen.repaired),
             leads: shards
                 .iter()
                 .filter(|shard| shard.id != "catalog" && shard.leader == Some(node.id))
@@ -192,12 +206,32 @@ fn node_worries(row: &NodeRow, dir: &str, worries: &mut Vec<Worry>) {
             format!("node {id} does not answer its peers"),
             format!("look at the end of {log}, then `holdfast cluster stop {id} --dir {dir}` and start it again"),
         ),
+        "damaged" => worry(
+            true,
+            format!(
+                "node {id} is damaged and takes no part: {}",
+                row.fault.as_deref().unwrap_or("see its log")
+            ),
+            format!("`holdfast cluster repair {id} --dir {dir}` replaces it; the other nodes serve meanwhile"),
+        ),
+        "rebuilding" => worry(
+            true,
+            format!("node {id} is being rebuilt: its applied state was damaged or lost"),
+            "nothing: the other replicas send it theirs; look again whether it is done".to_owned(),
+        ),
         "draining" | "drained" => worry(
             false,
             format!("node {id} is {} and takes no new connections", row.state),
             format!("when the work on it is done: `holdfast cluster undrain {id} --dir {dir}`"),
         ),
         _ => {}
+    }
+    if let Some(repaired) = &row.repaired {
+        worry(
+            false,
+            format!("node {id}: {repaired}"),
+            "look at the disk; when you need the damaged copy no more, remove it".to_owned(),
+        );
     }
     if row.pid.is_none() {
         if let Some(line) = process::log_tail(&row.node.log)
@@ -271,7 +305,7 @@ fn shard_worries(shard: &ShardRow, nodes: &[NodeRow], worries: &mut Vec<Worry>) 
         worries.push(Worry {
             serious: false,
             what: format!("{name} on node {node} takes no part: {fault}"),
-            advice: "the other replicas serve; this one must be rebuilt under a new node id".to_owned(),
+            advice: "the other replicas serve; one that says it is rebuilding comes back by itself".to_owned(),
         });
     }
 }
@@ -354,7 +388,7 @@ fn print_json(directory: &Directory, nodes: &[NodeRow], shards: &[ShardRow], wor
     let nodes = nodes.iter().map(|row| {
         json!({
             "id": row.node.id, "state": row.state, "pid": row.pid, "zone": row.node.zone, "leads": row.leads,
-            "version": row.version, "mqtt": row.node.mqtt, "http": row.node.http, "peer": row.node.peer,
+            "version": row.version, "fault": row.fault, "repaired": row.repaired, "mqtt": row.node.mqtt, "http": row.node.http, "peer": row.node.peer,
             "log": row.node.log,
         })
     });
@@ -403,6 +437,8 @@ mod tests {
             state: "up".to_owned(),
             version: "0.1.0".to_owned(),
             leads: 1,
+            fault: None,
+            repaired: None,
         });
         let rows = rows.collect();
         (directory, rows)

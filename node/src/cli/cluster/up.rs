@@ -93,8 +93,24 @@ pub async fn start(args: NodeArg, output: Output) -> Result<(), Failure> {
     let mut started = start_missing(&mut directory, Some(args.id)).await?;
     drop(lock);
     wait_serving(&directory, &node, &mut started).await?;
-    say(output, &format!("node {} serves", node.id), directory.node(args.id)?);
+    let text = match quarantine(&directory, &node).await {
+        Some(reason) => format!(
+            "node {id} runs, but takes no part: {reason}\n    → `holdfast cluster repair {id} --dir {dir}` replaces it",
+            id = node.id,
+            dir = directory.path.display()
+        ),
+        None => format!("node {} serves", node.id),
+    };
+    say(output, &text, directory.node(args.id)?);
     Ok(())
+}
+
+/// Why the node takes no part, if it says so itself.
+async fn quarantine(directory: &Directory, node: &NodeEntry) -> Option<String> {
+    let answer = view::client(directory, node).ok()?.get("/api/v1/cluster").await.ok()?;
+    let view: view::View = serde_json::from_value(answer.body).ok()?;
+    let own = view.nodes.into_iter().find(|said| said.id == node.id)?;
+    own.fault.filter(|_| own.state == "damaged")
 }
 
 /// A process that was just killed counts as running until the kernel has taken it down; taking it

@@ -25,6 +25,10 @@ pub struct NodeView {
     pub state: String,
     #[serde(default)]
     pub version: String,
+    #[serde(default)]
+    pub fault: Option<String>,
+    #[serde(default)]
+    pub repaired: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -76,6 +76,16 @@ async fn digests_come_per_replica() {
 }
 
 #[actix_web::test]
+async fn a_scrub_is_asked_of_a_node_that_is_there() {
+    let edge = edge();
+    let answer = send(edge.request("POST", "/cluster/nodes/2/scrub")).await.expect(202);
+    assert_eq!(answer.json(), json!({"running": true, "passes": 1, "bytes": 2}));
+    send(edge.request("POST", "/cluster/nodes/9/scrub"))
+        .await
+        .problem(404, "node-not-found");
+}
+
+#[actix_web::test]
 async fn draining_a_node_is_idempotent() {
     let edge = edge();
     for _ in 0..2 {

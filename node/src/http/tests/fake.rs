@@ -185,6 +185,9 @@ impl World {
             http: "127.0.0.1:18831".into(),
             peer: "127.0.0.1:18832".into(),
             leads: 1,
+            fault: None,
+            repaired: None,
+            scrub: None,
         };
         ClusterStatus {
             epoch: 7,
@@ -277,6 +280,16 @@ impl Backend for Fake {
                 world.draining.remove(&node);
             }
             Ok(())
+        })
+    }
+
+    fn scrub(&self, _node: NodeId, deadline: Duration) -> LocalBoxFuture<'_, Result<ScrubReport, CallError>> {
+        self.meet(deadline, |_| {
+            Ok(ScrubReport {
+                running: true,
+                passes: 1,
+                bytes: 2,
+            })
         })
     }
 

@@ -1,0 +1,236 @@
+#![allow(clippy::unwrap_used)]
+//! Damage to one node's directory: bytes flipped, files cut, a directory wiped, an older copy put
+//! back. The damaged node says so and never counts towards a majority; the others serve; nothing
+//! acknowledged is lost and all replicas agree in the end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_tests::harness::{eventually, Cluster, NodeStatus, Plan as ClusterPlan};
+use holdfast_tests::workload::{Plan, Workload};
+
+const STRETCH: u64 = 1_000;
+const AGREE: Duration = Duration::from_secs(90);
+const SEEN: Duration = Duration::from_secs(30);
+const VICTIM: u64 = 2;
+
+/// State is flushed, and the log below it let go of, every second.
+fn cluster() -> Cluster {
+    let env = vec![("HOLDFAST_STORAGE_FLUSH_INTERVAL".to_owned(), "1s".to_owned())];
+    Cluster::start_plan(ClusterPlan { nodes: 3, env })
+}
+
+fn data(cluster: &Cluster, id: u64) -> PathBuf {
+    cluster.node(id).dir.join("data")
+}
+
+fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
+    let found = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let named = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().ends_with(end))
+    };
+    let mut found: Vec<PathBuf> = found.filter(named).collect();
+    found.sort_by_key(|path| fs::metadata(path).unwrap().len());
+    found
+}
+
+/// Flips a byte in every 200 of the file, but for its first and last hundred.
+fn flip(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    assert!(
+        bytes.len() > 400,
+        "{} is too short to be damaged in the middle",
+        file.display()
+    );
+    let end = bytes.len() - 100;
+    for at in (100..end).step_by(200) {
+        bytes[at] ^= 0x55;
+    }
+    fs::write(file, bytes).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// The victim, as node 1 sees it.
+fn seen(cluster: &Cluster) -> Result<NodeStatus, String> {
+    let status = cluster.status_of(1)?;
+    let victim = status.nodes.into_iter().find(|node| node.id == VICTIM);
+    victim.ok_or_else(|| "node 1 does not know the victim".to_owned())
+}
+
+#[track_caller]
+fn becomes(cluster: &Cluster, state: &str) -> NodeStatus {
+    eventually(&format!("the victim is {state}"), SEEN, || {
+        let node = seen(cluster)?;
+        if node.state == state {
+            Ok(node)
+        } else {
+            Err(format!("{node:?}\n{}", cluster.log_tail(VICTIM)))
+        }
+    })
+}
+
+/// Applied state can be had again: the node does it by itself, under load, and says what happened.
+#[test]
+fn damaged_state_is_rebuilt_by_itself() {
+    let mut cluster = cluster();
+    let work = Workload::start(&cluster, plan("state"));
+    purged(&cluster, &work);
+    let state = data(&cluster, VICTIM).join("state");
+    for damage in ["flipped", "manifest", "missing"] {
+        println!("damage: {damage}");
+        work.acknowledge(STRETCH);
+        cluster.stop(VICTIM);
+        match damage {
+            "flipped" => files(&state, ".sst").iter().for_each(|file| flip(file)),
+            "manifest" => {
+                let manifest = fs::read_dir(&state).unwrap().map(|e| e.unwrap().path());
+                let manifest = manifest
+                    .filter(|p| p.to_string_lossy().contains("MANIFEST"))
+                    .max()
+                    .unwrap();
+                fs::write(&manifest, &fs::read(&manifest).unwrap()[..40]).unwrap();
+            }
+            _ => fs::remove_dir_all(&state).unwrap(),
+        }
+        cluster.start(VICTIM);
+        work.acknowledge(STRETCH);
+        let healed = eventually("the victim is whole again", AGREE, || {
+            let node = seen(&cluster)?;
+            let healed = node.state == "up" && rebuilt(&cluster) > 0.0;
+            healed
+                .then_some(node.clone())
+                .ok_or(format!("{node:?}\n{}", cluster.log_tail(VICTIM)))
+        });
+        assert_eq!(healed.repaired.is_some(), damage != "missing", "{healed:?}");
+        cluster.digests_agree(AGREE);
+    }
+    work.finish_and_judge(&cluster);
+    cluster.digests_agree(AGREE);
+}
+
+fn rebuilt(cluster: &Cluster) -> f64 {
+    cluster.counter(VICTIM, "holdfast_replicas_rebuilt_total")
+}
+
+fn plan(prefix: &str) -> Plan {
+    Plan {
+        payload_bytes: 64,
+        ..Plan::busy(prefix)
+    }
+}
+
+/// Waits until the victim has let go of the beginning of every loaded shard's log: what the state
+/// says is then nowhere else on its disk.
+fn purged(cluster: &Cluster, work: &Workload) {
+    let shards = work.shards();
+    eventually("every log has grown", Duration::from_secs(120), || {
+        let status = cluster.status_of(VICTIM)?;
+        let least = shards
+            .iter()
+            .map(|shard| status.shards[*shard].applied)
+            .min()
+            .unwrap_or(0);
+        (least > 1_500).then_some(()).ok_or_else(|| format!("{least} entries"))
+    });
+    let flushes = cluster.counter(VICTIM, "holdfast_state_flushes_total");
+    eventually("the victim flushes its state twice", Duration::from_secs(60), || {
+        let now = cluster.counter(VICTIM, "holdfast_state_flushes_total");
+        (now > flushes + 1.0)
+            .then_some(())
+            .ok_or_else(|| format!("{now} flushes"))
+    });
+}
+
+/// What a replica has promised by is not repaired in place: the node says that it is damaged, takes
+/// no part, and does not count: with a second node gone nothing more is acknowledged.
+#[test]
+fn a_damaged_log_takes_the_node_out_of_every_vote() {
+    let mut cluster = cluster();
+    let work = Workload::start(&cluster, plan("log"));
+    work.acknowledge(STRETCH);
+    cluster.kill(VICTIM);
+    let log = data(&cluster, VICTIM).join("log");
+    flip(files(&log, ".log").last().unwrap());
+    cluster.start(VICTIM);
+    let damaged = becomes(&cluster, "damaged");
+    assert!(damaged.fault.is_some(), "{damaged:?}");
+    work.acknowledge(STRETCH);
+    let ready: Result<serde_json::Value, String> = cluster.get(VICTIM, "/readyz");
+    assert!(ready.unwrap_err().contains("503"));
+    cluster.kill(3);
+    // One whole node of three: nothing can be committed, in any shard.
+    for shard in 0..4 {
+        let path = format!("/api/v1/cluster/shards/{shard}/digest?timeout_ms=1500");
+        let marked: Result<serde_json::Value, String> = cluster.get(1, &path);
+        assert!(marked.is_err(), "shard {shard} committed a marker: {marked:?}");
+    }
+    let acknowledged = work.acknowledged();
+    cluster.stop(VICTIM);
+    cluster.start(VICTIM);
+    becomes(&cluster, "damaged");
+    assert_eq!(work.acknowledged(), acknowledged, "acknowledged without a majority");
+    cluster.start(3);
+    work.acknowledge(STRETCH);
+    assert_eq!(seen(&cluster).unwrap().leads, 0);
+    work.finish_and_judge(&cluster);
+}
+
+/// What no checksum shows: an empty directory, an older copy, a log whose end is missing.
+#[test]
+fn a_directory_that_forgot_something_takes_no_part() {
+    let mut cluster = cluster();
+    let work = Workload::start(&cluster, plan("older"));
+    work.acknowledge(STRETCH);
+    cluster.stop(VICTIM);
+    let data = data(&cluster, VICTIM);
+    let (older, newer) = (data.with_extension("older"), data.with_extension("newer"));
+    copy(&data, &older);
+    cluster.start(VICTIM);
+    work.acknowledge(STRETCH);
+    cluster.stop(VICTIM);
+    copy(&data, &newer);
+    for damage in ["older", "wiped", "cut", "identity", "log files"] {
+        println!("damage: {damage}");
+        fs::remove_dir_all(&data).unwrap();
+        match damage {
+            "older" => copy(&older, &data),
+            "wiped" => {}
+            _ => copy(&newer, &data),
+        }
+        match damage {
+            "cut" => {
+                let log = files(&data.join("log"), ".log").pop().unwrap();
+                let bytes = fs::read(&log).unwrap();
+                fs::write(&log, &bytes[..bytes.len() / 2]).unwrap();
+            }
+            "identity" => fs::remove_file(data.join("identity")).unwrap(),
+            "log files" => fs::remove_dir_all(data.join("log")).unwrap(),
+            _ => {}
+        }
+        cluster.start(VICTIM);
+        becomes(&cluster, "damaged");
+        work.acknowledge(STRETCH / 4);
+        cluster.stop(VICTIM);
+    }
+    // The directory as it was: nothing of it was lost, so nothing has to be repaired.
+    fs::remove_dir_all(&data).unwrap();
+    copy(&newer, &data);
+    cluster.start(VICTIM);
+    becomes(&cluster, "up");
+    work.finish_and_judge(&cluster);
+    cluster.digests_agree(AGREE);
+}
