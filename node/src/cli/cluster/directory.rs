@@ -222,13 +222,14 @@ impl Directory {
         format!(
             "# Written by `holdfast cluster up`; edit what you like, `cluster up` leaves it alone.\n\
              # Every key is explained in deploy/config/node.toml.\n\n\
-             [node]\nid = {}\ndata_dir = \"data\"\nzone = \"{}\"\n\n\
+             [node]\nid = {}\ndata_dir = \"data\"\nzone = \"{}\"\nworkers = {}\n\n\
              [cluster]\nid = \"{}\"\nsecret_file = \"../secret\"\nshards = {}\nreplication = {}\nmembers = [\n{}\n]\n\n\
              [listen]\nmqtt = \"{}\"\nhttp = \"{}\"\npeer = \"{}\"\nws = \"{}\"\n\n\
              [security]\nmode = \"development\"\noperator_token_file = \"../token\"\n\n\
              [devices]\nauto_register = true\n",
             node.id,
             node.zone,
+            workers(self.file.nodes.len()),
             self.file.cluster_id,
             self.file.shards,
             self.file.replication,
@@ -239,6 +240,13 @@ impl Directory {
             node.ws,
         )
     }
+}
+
+/// The nodes of a local cluster share one machine. More threads than cores cost CPU per message:
+/// each waits for the others, and batches get smaller.
+fn workers(nodes: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / nodes.max(1)).clamp(1, 256)
 }
 
 fn member_toml(node: &NodeEntry) -> String {
