@@ -3,6 +3,7 @@
 //! The only module that names openraft's traits. It moves opaque payloads: what a shard or the
 //! catalog does with them is behind [`machine::Apply`].
 
+mod append;
 pub mod group;
 pub mod log;
 pub mod machine;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actors::id::NodeId;
 use actors::wire::codec;
 use bytes::Bytes;
+use futures::Stream;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{RPCOption, RaftNetworkFactory};
@@ -19,6 +20,7 @@ use openraft::OptionalSend;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
+use super::append;
 use super::machine::GroupShared;
 use super::rpc;
 use super::snapshot::{describe, Sender, SnapshotData, TransferError};
@@ -112,6 +114,13 @@ impl RaftNetworkV2<TypeConfig> for GroupLink {
         };
         let answer = self.send(class, rpc::KIND_APPEND, body, ttl).await?;
         codec::decode(&answer).map_err(|e| RPCError::Network(NetworkError::new(&e)))
+    }
+
+    fn stream_append<'s, S>(&'s mut self, requests: S, option: RPCOption) -> append::Answers<'s>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        append::stream(self, requests, option)
     }
 
     async fn vote(
