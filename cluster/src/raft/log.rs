@@ -388,30 +388,38 @@ const KIND_MEMBERSHIP: u8 = 2;
 /// `kind u8 | term u64 LE | index u64 LE | body`; the body of a normal entry is its payload as is.
 /// The store adds version and checksum.
 pub(super) fn encode_entry(entry: &Entry) -> Bytes {
-    let membership;
-    let (kind, body): (u8, &[u8]) = match &entry.payload {
-        EntryPayload::Blank => (KIND_BLANK, &[]),
-        EntryPayload::Normal(payload) => (KIND_NORMAL, &payload.0),
-        EntryPayload::Membership(m) => {
-            membership = codec::encode(m);
-            (KIND_MEMBERSHIP, &membership)
-        }
-    };
-    let mut out = Vec::with_capacity(17 + body.len());
-    out.push(kind);
-    out.extend_from_slice(&entry.log_id.committed_leader_id().term.to_le_bytes());
-    out.extend_from_slice(&entry.log_id.index.to_le_bytes());
-    out.extend_from_slice(body);
+    let (kind, body) = entry_body(entry);
+    let mut out = Vec::with_capacity(ENTRY_HEADER_LEN + body.len());
+    put_entry(&mut out, &entry.log_id, kind, &body);
     Bytes::from(out)
 }
 
+/// Bytes of an entry before its body.
+pub(super) const ENTRY_HEADER_LEN: usize = 17;
+
+/// Kind and body of an entry; a payload is not copied.
+pub(super) fn entry_body(entry: &Entry) -> (u8, Bytes) {
+    match &entry.payload {
+        EntryPayload::Blank => (KIND_BLANK, Bytes::new()),
+        EntryPayload::Normal(payload) => (KIND_NORMAL, payload.0.clone()),
+        EntryPayload::Membership(m) => (KIND_MEMBERSHIP, Bytes::from(codec::encode(m))),
+    }
+}
+
+pub(super) fn put_entry(out: &mut Vec<u8>, id: &LogId, kind: u8, body: &[u8]) {
+    out.push(kind);
+    out.extend_from_slice(&id.committed_leader_id().term.to_le_bytes());
+    out.extend_from_slice(&id.index.to_le_bytes());
+    out.extend_from_slice(body);
+}
+
 pub(super) fn decode_entry(bytes: &Bytes) -> io::Result<Entry> {
-    if bytes.len() < 17 {
+    if bytes.len() < ENTRY_HEADER_LEN {
         return Err(invalid("log entry is too short"));
     }
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes were sliced"));
     let log_id = log_id(number(1), number(9));
-    let body = bytes.slice(17..);
+    let body = bytes.slice(ENTRY_HEADER_LEN..);
     let payload = match bytes[0] {
         KIND_BLANK => EntryPayload::Blank,
         KIND_NORMAL => EntryPayload::Normal(Payload(body)),

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use openraft::raft::AppendEntriesRequest;
 use serde::{Deserialize, Serialize};
 
-use super::log::{decode_entry, encode_entry};
+use super::log::{decode_entry, entry_body, put_entry, ENTRY_HEADER_LEN};
 use super::types::{LogId, TypeConfig, Vote};
 
 pub const KIND_APPEND: u8 = 1;
@@ -50,13 +50,17 @@ pub fn encode_append(shard: ShardId, rpc: &AppendEntriesRequest<TypeConfig>) -> 
         entries: u32::try_from(rpc.entries.len()).expect("openraft bounds the entries of one append"),
     };
     let head = codec::encode(&head);
-    let mut out = BytesMut::with_capacity(64);
+    let bodies: Vec<_> = rpc.entries.iter().map(entry_body).collect();
+    let entries: usize = bodies.iter().map(|(_, body)| 4 + ENTRY_HEADER_LEN + body.len()).sum();
+    let mut out = Vec::with_capacity(2 + 4 + head.len() + entries);
     out.extend_from_slice(&shard.0.to_le_bytes());
-    put_chunk(&mut out, &head);
-    for entry in &rpc.entries {
-        put_chunk(&mut out, &encode_entry(entry));
+    put_len(&mut out, head.len());
+    out.extend_from_slice(&head);
+    for (entry, (kind, body)) in rpc.entries.iter().zip(&bodies) {
+        put_len(&mut out, ENTRY_HEADER_LEN + body.len());
+        put_entry(&mut out, &entry.log_id, *kind, body);
     }
-    out.freeze()
+    Bytes::from(out)
 }
 
 /// `None` for bytes that are not a whole append.
@@ -74,10 +78,9 @@ pub fn decode_append(mut body: Bytes) -> Option<AppendEntriesRequest<TypeConfig>
     })
 }
 
-fn put_chunk(out: &mut BytesMut, chunk: &[u8]) {
-    let len = u32::try_from(chunk.len()).expect("a chunk is far below 4 GiB");
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    let len = u32::try_from(len).expect("a chunk is far below 4 GiB");
     out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(chunk);
 }
 
 fn take_chunk(body: &mut Bytes) -> Option<Bytes> {

@@ -43,6 +43,13 @@ impl Default for Builder {
 }
 
 impl Builder {
+    /// Empty, with room for a payload of so many bytes: growing costs copies.
+    pub fn with_room(bytes: usize) -> Self {
+        let mut builder = Self::default();
+        builder.bytes.reserve(bytes);
+        builder
+    }
+
     /// Adds an item; returns its position in the batch.
     pub fn push(&mut self, key: &DeviceKey, prev_version: u64, at: Timestamp, events: &[Event]) -> u32 {
         codec::encode_into(
