@@ -291,6 +291,7 @@ fn shard_env(
             }
             roles.role_changed(shard, role);
         }),
+        pace: Arc::default(),
         disk: Arc::new(crate::disk::DiskGuard::new(config.data_dir.clone())),
         memory_pressure: Arc::default(),
         fatal: fatal.clone(),

@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use actors::device::{Answer, Refusal};
 use actors::id::{DeviceKey, NodeId};
@@ -15,6 +16,7 @@ use actors::wire::receipt::Receipt;
 use tokio::sync::{mpsc, Notify};
 
 use super::batch::Builder;
+use super::pace::{Pace, Seat, Turn};
 use super::reads;
 use crate::raft::group::{Group, ProposeError, Proposed};
 
@@ -49,9 +51,13 @@ struct Batch {
 }
 
 impl Batch {
-    fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.barriers.is_empty()
+    fn with_room(bytes: usize) -> Self {
+        Self {
+            builder: Builder::with_room(bytes),
+            ..Self::default()
+        }
     }
+
     fn is_full(&self) -> bool {
         self.pending.len() >= BATCH_ITEMS_MAX || self.builder.len_bytes() >= BATCH_BYTES_MAX
     }
@@ -62,6 +68,8 @@ struct InFlight {
     batch: Batch,
     proposed: tokio::time::Instant,
     result: Option<Proposed>,
+    /// In the round this left with.
+    _seat: Seat,
 }
 
 /// What the flush task and the device actors share.
@@ -72,11 +80,15 @@ pub struct ShardJournal {
     in_flight: RefCell<VecDeque<InFlight>>,
     tickets: Cell<u64>,
     settled: Cell<Ticket>,
+    /// What the last proposal came to; a guess at the next.
+    batch_bytes: Cell<usize>,
     next_id: Cell<u64>,
     /// Nothing new is proposed while leadership is being handed over.
     held: Cell<bool>,
     failed: Cell<bool>,
-    work: Notify,
+    work: Arc<Notify>,
+    pace: Arc<Pace>,
+    turn: Arc<Turn>,
     replicate_seconds: metrics::Histogram,
     batch_items: metrics::Histogram,
 }
@@ -91,7 +103,7 @@ impl Journal for ShardJournal {
         }
         let mut waiting = self.waiting.borrow_mut();
         if waiting.back().is_none_or(Batch::is_full) {
-            waiting.push_back(Batch::default());
+            waiting.push_back(Batch::with_room(self.batch_bytes.get()));
         }
         let batch = waiting.back_mut().expect("one was pushed if there was none");
         let position =
@@ -114,7 +126,8 @@ impl Journal for ShardJournal {
 }
 
 impl ShardJournal {
-    pub fn new(group: Group, downlink: Rc<dyn Fn(Downlink)>) -> Rc<Self> {
+    pub fn new(group: Group, pace: Arc<Pace>, downlink: Rc<dyn Fn(Downlink)>) -> Rc<Self> {
+        let work = Arc::new(Notify::new());
         Rc::new(Self {
             group,
             downlink,
@@ -122,10 +135,13 @@ impl ShardJournal {
             in_flight: RefCell::default(),
             tickets: Cell::new(0),
             settled: Cell::default(),
+            batch_bytes: Cell::default(),
             next_id: Cell::new(0),
             held: Cell::new(false),
             failed: Cell::new(false),
-            work: Notify::new(),
+            turn: Turn::new(work.clone()),
+            work,
+            pace,
             replicate_seconds: metrics::histogram!("holdfast_stage_seconds", "stage" => "replicate"),
             batch_items: metrics::histogram!("holdfast_batch_items"),
         })
@@ -202,20 +218,25 @@ impl ShardJournal {
     }
 
     async fn propose_what_fits(&self, tx: &mpsc::UnboundedSender<(u64, Proposed)>) {
-        while !self.held.get() && !self.failed.get() && self.in_flight.borrow().len() < IN_FLIGHT_MAX {
+        while self.in_flight.borrow().len() < IN_FLIGHT_MAX {
+            let seat = self.turn.take();
+            if self.held.get() || self.failed.get() || self.waiting.borrow().is_empty() {
+                return;
+            }
+            let Some(seat) = seat else {
+                return self.pace.ask(&self.turn);
+            };
             let Some(batch) = self.waiting.borrow_mut().pop_front() else {
                 return;
             };
-            if batch.is_empty() {
-                continue;
-            }
-            self.propose(batch, tx.clone()).await;
+            self.propose(batch, seat, tx.clone()).await;
         }
     }
 
-    async fn propose(&self, mut batch: Batch, tx: mpsc::UnboundedSender<(u64, Proposed)>) {
+    async fn propose(&self, mut batch: Batch, seat: Seat, tx: mpsc::UnboundedSender<(u64, Proposed)>) {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
+        self.batch_bytes.set(batch.builder.len_bytes());
         let payload = (!batch.builder.is_empty()).then(|| batch.builder.take());
         self.batch_items.record(batch.pending.len() as f64);
         let proposed = tokio::time::Instant::now();
@@ -224,6 +245,7 @@ impl ShardJournal {
             batch,
             proposed,
             result: None,
+            _seat: seat,
         });
         let done = move |result| {
             // Nobody listens once the journal was abandoned; its callers know by then.

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::due;
 use super::journal::{Barrier, ShardJournal};
+use super::pace::Pace;
 use super::presence::{GatewayLife, Presence};
 use super::rows;
 use super::stages;
@@ -95,6 +96,8 @@ pub struct ShardEnv {
     pub clock: Arc<dyn Clock>,
     pub downlink: Arc<dyn Fn(Downlink) + Send + Sync>,
     pub gateway_life: Arc<dyn Fn(Gateway) -> GatewayLife + Send + Sync>,
+    /// When the shards led here propose.
+    pub pace: Arc<Pace>,
     /// How full the disk is; see [`crate::disk`].
     pub disk: Arc<crate::disk::DiskGuard>,
     /// Set while the process uses more memory than it may: idle devices leave at once.
@@ -301,7 +304,11 @@ impl Runtime {
     fn serve(&mut self) {
         let env = &self.env;
         let downlink = env.downlink.clone();
-        let journal = ShardJournal::new(self.group.clone(), Rc::new(move |note| downlink(note)));
+        let journal = ShardJournal::new(
+            self.group.clone(),
+            env.pace.clone(),
+            Rc::new(move |note| downlink(note)),
+        );
         let (attempt, internal) = (self.attempt, self.internal.clone());
         let (run, stop) = (journal.clone(), env.stop.clone());
         tokio::task::spawn_local(async move {

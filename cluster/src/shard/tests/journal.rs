@@ -41,7 +41,11 @@ impl Bench {
     fn new(group: &Group) -> Self {
         let downlinks = Rc::<RefCell<Vec<Downlink>>>::default();
         let sent = downlinks.clone();
-        let journal = ShardJournal::new(group.clone(), Rc::new(move |note| sent.borrow_mut().push(note)));
+        let journal = ShardJournal::new(
+            group.clone(),
+            Arc::default(),
+            Rc::new(move |note| sent.borrow_mut().push(note)),
+        );
         let (stop, stopped) = watch::channel(false);
         let running = tokio::task::spawn_local(crate::raft::group::seeded(1, journal.clone().run(stopped)));
         Self {
