@@ -119,8 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let at_most_once = publish.packet_id.is_none();
         let crowded = at_most_once && self.inflight.len() >= self.shared.limits.qos0_in_flight_max;
         if !crowded && self.session.take(bytes) {
-            let qos = if at_most_once { "0" } else { "1" };
-            metrics::publish(qos, publish.payload.len());
+            metrics::publish(!at_most_once, publish.payload.len());
             return Ok(Admission::Granted { publish, bytes });
         }
         if at_most_once || self.protocol.is_v5() {
@@ -207,7 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Outcome::LocalTwin(..) => (PublishAckReason::PayloadFormatInvalid, None),
             Outcome::Device(_) => match refusal_of(outcome) {
                 Some(refusal) => (reasons::puback(refusal), Some(refusal_label(refusal))),
-                None => (PublishAckReason::Success, Some("success")),
+                None => (PublishAckReason::Success, Some(metrics::SUCCESS)),
             },
         };
         if let Some(label) = label {
@@ -232,7 +231,7 @@ fn outcome_label(outcome: &Outcome) -> Option<&'static str> {
         Outcome::Device(Ok(Reply {
             answer: actors::device::Answer::Telemetry { repeated, .. },
             ..
-        })) => Some(if *repeated { "repeated" } else { "acknowledged" }),
+        })) => Some(if *repeated { "repeated" } else { metrics::ACKNOWLEDGED }),
         outcome if refusal_of(outcome).is_some() => Some("refused"),
         _ => None,
     }
