@@ -12,6 +12,8 @@ mod memory;
 mod mosquitto;
 mod report;
 mod restart;
+mod scale;
+mod twin;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,15 +39,19 @@ pub enum Section {
     Failover,
     /// Time until everything serves after kill -9 of all nodes
     Restart,
+    /// Twin reports over MQTT: patches a second and CPU per patch
+    Twin,
+    /// The same load with few and with many devices registered; takes minutes, only when asked for
+    Scale,
 }
 
 /// Measure speed, memory, failover and restart on this machine
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Example:\n  holdfast bench\n  holdfast bench --section ingest --repetitions 5 --output json\n  holdfast bench --section restart --restart-devices 200000 --restart-bytes 5GB\n\nTakes about ten minutes with the defaults. Mosquitto is measured where /usr/sbin/mosquitto is installed."
+    after_help = "Example:\n  holdfast bench\n  holdfast bench --section ingest --repetitions 5 --output json\n  holdfast bench --section restart --restart-devices 200000 --restart-bytes 5GB\n  holdfast bench --section scale --scale-devices 1000000 --scale-connected 18000\n\nTakes about ten minutes with the defaults. Mosquitto is measured where /usr/sbin/mosquitto is installed."
 )]
 pub struct BenchArgs {
-    /// What to measure; may be given several times [default: all]
+    /// What to measure; may be given several times [default: all but scale]
     #[arg(long = "section", value_enum)]
     pub sections: Vec<Section>,
     /// Directory for the clusters' data; measure on the disk that matters [default: temporary files]
@@ -84,11 +90,23 @@ pub struct BenchArgs {
     /// Telemetry stored before the restart, such as 200MB or 5GB
     #[arg(long, default_value = "200MB", value_parser = bytes)]
     pub restart_bytes: u64,
+    /// Devices to register for `scale`
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
+    pub scale_devices: u32,
+    /// Devices of `scale` that are connected and publish (each needs a file here and one in a node)
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1_000..=45_000))]
+    pub scale_connected: u32,
+    /// Messages a second of `scale`, over all connected devices
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    pub scale_rate: u32,
 }
 
 impl BenchArgs {
     fn wants(&self, section: Section) -> bool {
-        self.sections.is_empty() || self.sections.contains(&section)
+        match self.sections.is_empty() {
+            true => section != Section::Scale,
+            false => self.sections.contains(&section),
+        }
     }
 
     fn plan(&self) -> Plan {
@@ -162,6 +180,10 @@ fn sections(args: &BenchArgs, report: &mut Report, interrupt: &Interrupt) -> Res
         let cluster = LocalCluster::up(args.plan(), interrupt)?;
         ingest::measure(args, &cluster, report, interrupt)?;
     }
+    if args.wants(Section::Twin) {
+        let cluster = LocalCluster::up(args.plan(), interrupt)?;
+        twin::measure(args, &cluster, report, interrupt)?;
+    }
     if args.wants(Section::Failover) {
         let mut cluster = LocalCluster::up(args.plan(), interrupt)?;
         failover::measure(args, &mut cluster, report, interrupt)?;
@@ -171,6 +193,9 @@ fn sections(args: &BenchArgs, report: &mut Report, interrupt: &Interrupt) -> Res
     }
     if args.wants(Section::Restart) {
         restart::measure(args, report, interrupt)?;
+    }
+    if args.wants(Section::Scale) {
+        scale::measure(args, report, interrupt)?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::{ingest, note, BenchArgs};
 use crate::cli::local::{HarnessError, Interrupt, LocalCluster};
 
 /// Requests in flight while registering.
-const REGISTRARS: usize = 32;
+const REGISTRARS: usize = 128;
 /// Attempts per device; a 429 or 503 means that nothing was done.
 const ATTEMPTS_MAX: u32 = 20;
 const ACTIVE_GAUGE: &str = "holdfast_devices_active";
