@@ -7,9 +7,18 @@ use actors::time::Timestamp;
 use actors::wire::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
+pub use crate::live::{Interest, LiveEntry, LiveItem, LivePage, LiveQuery};
+pub use crate::methods::{MethodAnswer, MethodCall, MethodError, MethodReply, MethodResult, METHOD_BYTES_MAX};
+
 /// Receives notes for connections this node holds. Called from any thread; must not block.
 pub trait DownlinkSink: Send + Sync + 'static {
     fn deliver(&self, note: Downlink);
+
+    /// Hands a call to the device's connection; `reply` is answered once, now or later. Whoever
+    /// holds no connections drops it, which says so.
+    fn invoke(&self, call: MethodCall, reply: MethodReply) {
+        drop((call, reply));
+    }
 }
 
 /// Runs closures on the arbiter threads; `node` puts its MQTT connections there so that a message

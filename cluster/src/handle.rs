@@ -35,7 +35,7 @@ const REPORT_DEADLINE: Duration = Duration::from_millis(800);
 /// One node's part of the cluster. Cheap to clone, usable from any thread.
 #[derive(Clone)]
 pub struct Cluster {
-    running: Arc<Running>,
+    pub(crate) running: Arc<Running>,
 }
 
 /// The answer was of another kind than the question: a newer peer, or damage.

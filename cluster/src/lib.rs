@@ -9,6 +9,8 @@ pub mod catalog;
 pub mod config;
 mod disk;
 mod handle;
+mod live;
+mod methods;
 mod node;
 mod raft;
 mod router;

@@ -69,6 +69,11 @@ impl Service {
             Ask::SendState { shard, to, at_least } => self.send_state(shard, to, at_least),
             Ask::Scrub => Ok(Told::Scrub(self.scrubbing.begin())),
             Ask::Acked { node } => Ok(Told::Acked(self.acked(node))),
+            Ask::Live(query) => {
+                let group = self.group(query.shard)?;
+                let page = crate::live::page(&group, &query).await?;
+                Ok(Told::Live(Box::new(page)))
+            }
         }
     }
 

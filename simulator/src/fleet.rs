@@ -124,6 +124,8 @@ pub struct FleetConfig {
     pub v5_share: f64,
     /// Whether MQTT 5 publishes carry a message id.
     pub message_ids: bool,
+    /// Whether devices listen for method calls; each is answered with what it brought.
+    pub methods: bool,
     /// 1..=64. The generator shares the machine with what it measures.
     pub threads: usize,
     /// Shards of the cluster, for gaps per shard; 0: not measured.
@@ -148,6 +150,7 @@ impl Default for FleetConfig {
             payload_bytes: 256,
             v5_share: 0.5,
             message_ids: false,
+            methods: false,
             threads: 1,
             shards: 0,
             record: true,
@@ -344,6 +347,7 @@ fn run_lane(
         load: config.load,
         timing: config.timing.clone(),
         record: config.record,
+        methods: config.methods,
         progress,
         connecting: Semaphore::new(64),
         scratch: RefCell::new(vec![0; READ_BUFFER_BYTES]),

@@ -10,6 +10,7 @@ mod client;
 pub mod fleet;
 pub mod ledger;
 mod link;
+mod methods;
 pub mod payload;
 pub mod progress;
 pub mod protocol;

@@ -31,6 +31,10 @@ pub enum PublishTopic {
     TwinReported {
         rid: Option<String>,
     },
+    /// `rid` is empty on `methods/res`: the correlation data alone says what is answered.
+    MethodResponse {
+        rid: String,
+    },
 }
 
 /// What Azure's clients put at the end of the telemetry topic, decoded.
@@ -97,6 +101,12 @@ pub fn parse_publish(own: &DeviceId, topic: &str) -> Result<PublishTopic, TopicE
     if let Some(rid) = rest.strip_prefix("twin/reported/") {
         let rid = Some(parse_rid(rid)?);
         return Ok(PublishTopic::TwinReported { rid });
+    }
+    if rest == "methods/res" {
+        return Ok(PublishTopic::MethodResponse { rid: String::new() });
+    }
+    if let Some(rid) = rest.strip_prefix("methods/res/") {
+        return Ok(PublishTopic::MethodResponse { rid: parse_rid(rid)? });
     }
     match rest.strip_prefix("messages/events") {
         Some("") => Ok(PublishTopic::AzureTelemetry {
@@ -179,6 +189,11 @@ pub fn owner(topic: &str) -> Option<DeviceId> {
 /// What everything of a device lies below.
 pub fn tree(id: &DeviceId) -> String {
     format!("devices/{id}/")
+}
+
+/// 1 to 64 of the characters of device ids; not `res`, where the answers go.
+pub fn is_method_name(text: &str) -> bool {
+    is_stream_name(text) && text != "res"
 }
 
 /// Up: the default stream for an empty `stream`.
@@ -308,6 +323,7 @@ mod tests {
             Ok(PublishTopic::Telemetry { stream }) => format!("telemetry [{stream}]"),
             Ok(PublishTopic::TwinGet { rid }) => format!("get {}", rid.unwrap_or_default()),
             Ok(PublishTopic::TwinReported { rid }) => format!("reported {}", rid.unwrap_or_default()),
+            Ok(PublishTopic::MethodResponse { rid }) => format!("answer [{rid}]"),
             Ok(PublishTopic::AzureTelemetry { properties: p }) => {
                 let mut text = "azure".to_owned();
                 let named = [
@@ -345,6 +361,10 @@ mod tests {
         check("devices/lamp/twin/getx -> Unknown");
         check("devices/lamp/twin/reported/a-b -> reported a-b");
         check("devices/lamp/twin/desired -> Unknown");
+        check("devices/lamp/methods/res/3-1 -> answer [3-1]");
+        check("devices/lamp/methods/res -> answer []");
+        check("devices/lamp/methods/res/ -> Invalid");
+        check("devices/lamp/methods/reboot/3-1 -> Unknown");
         check("devices/lamp/telemetr -> Unknown");
         check("devices/lamp/ -> Unknown");
         check("devices/lamp -> Unknown");
@@ -424,6 +444,23 @@ mod tests {
         check("#", "$SYS/x", false);
         check("+/x", "$SYS/x", false);
         check("$SYS/#", "$SYS/x", true);
+    }
+
+    #[test]
+    fn method_names_are_one_level_and_not_where_answers_go() {
+        let rows = [
+            ("reboot", true),
+            ("a.b-c:d", true),
+            ("res", false),
+            ("", false),
+            ("a/b", false),
+            ("a+", false),
+            ("#", false),
+        ];
+        for (name, expected) in rows {
+            assert_eq!(is_method_name(name), expected, "{name}");
+        }
+        assert!(is_method_name(&"m".repeat(64)) && !is_method_name(&"m".repeat(65)));
     }
 
     #[test]

@@ -12,10 +12,10 @@ use bytes::Bytes;
 
 use super::failover;
 use super::rebuild::Rebuilds;
-use crate::api::DownlinkSink;
+use crate::api::{DownlinkSink, MethodCall, MethodError, MethodReply};
 use crate::raft::group::{seeded, Group};
 use crate::raft::rpc;
-use crate::router::protocol::{Ask, AskResult, ForwardedCall, KIND_ASK, KIND_CALL, KIND_DOWNLINK};
+use crate::router::protocol::{Ask, AskResult, ForwardedCall, KIND_ASK, KIND_CALL, KIND_DOWNLINK, KIND_METHOD};
 use crate::router::Router;
 use crate::service::Service;
 use crate::shard::presence::GatewayLife;
@@ -171,6 +171,22 @@ impl Peers {
         self.router.submit_here(shard, call.key, call.command, reply);
     }
 
+    fn method(&self, from: NodeId, body: &[u8], answer: Answer) {
+        let Ok(call) = codec::decode::<MethodCall>(body) else {
+            return;
+        };
+        if let Some(trace) = &call.trace {
+            tracing::debug!(%trace, from, device = %call.key, method = %call.name, "method call");
+        }
+        let reply = MethodReply::new(move |result| answer.send(Bytes::from(codec::encode(&result))));
+        if call.gateway == self.me {
+            self.downlinks.invoke(call, reply);
+        } else {
+            // Another run of this node held the connection.
+            reply.send(Err(MethodError::NotHere));
+        }
+    }
+
     fn ask(&self, body: &[u8], answer: Answer) {
         let Ok(ask) = codec::decode::<Ask>(body) else { return };
         let service = self.service.clone();
@@ -193,6 +209,7 @@ impl Handler for PeerHandler {
         match (class, kind) {
             (Class::Device, KIND_CALL) => self.0.call(from, &body, answer),
             (Class::Device, KIND_ASK) => self.0.ask(&body, answer),
+            (Class::Device, KIND_METHOD) => self.0.method(from, &body, answer),
             (Class::Append | Class::Control | Class::Snapshot, kind) => self.0.raft(from, kind, body, answer),
             _ => tracing::debug!(from, kind, "request of an unknown kind"),
         }

@@ -20,7 +20,7 @@ use super::machine::{Apply, GroupMachine, GroupShared, Position, PAYLOAD_BARRIER
 use super::network::GroupNetworkFactory;
 use super::rpc;
 use super::snapshot::{Into, Receiver, Sender, TransferError};
-use super::types::{term_of, ClientWriteError, OnComplete, Payload, Raft, WriteResult};
+use super::types::{term_of, ClientWriteError, Entry, EntryPayload, OnComplete, Payload, Raft, WriteResult};
 use crate::config::ClusterConfig;
 use crate::storage::LogStore;
 use crate::transport::Transport;
@@ -69,6 +69,15 @@ pub struct Committed {
     pub misfits: Vec<u32>,
     /// Items whose device was quarantined by them.
     pub torn: Vec<u32>,
+}
+
+/// An entry of the log, without openraft's types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    pub index: u64,
+    pub term: u64,
+    /// `None` for what is openraft's own.
+    pub payload: Option<Bytes>,
 }
 
 pub type Proposed = Result<Committed, ProposeError>;
@@ -333,6 +342,34 @@ impl Group {
     /// The payload of a log entry, as long as it is not purged.
     pub fn payload_at(&self, index: u64) -> Option<Bytes> {
         self.log.payload_at(index)
+    }
+
+    /// Entries of `from..to` that are still there; see [`GroupLog::entries`].
+    ///
+    /// # Errors
+    /// The disk failed or holds damaged bytes.
+    pub fn logged(&self, from: u64, to: u64, bytes_max: usize) -> std::io::Result<Vec<Logged>> {
+        let entries = self.log.entries(from, to, bytes_max)?;
+        let logged = |entry: Entry| Logged {
+            index: entry.log_id.index,
+            term: term_of(&entry.log_id),
+            payload: match entry.payload {
+                EntryPayload::Normal(payload) => Some(payload.0),
+                _ => None,
+            },
+        };
+        Ok(entries.into_iter().map(logged).collect())
+    }
+
+    /// Returns once more than `index` is applied here; never, if the group has stopped.
+    pub async fn applied_beyond(&self, index: u64) {
+        let mut metrics = self.raft.data_metrics();
+        // openraft tells of what is applied after the machine has published it.
+        while self.applied_index() <= index {
+            if metrics.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Why the group has stopped, if it has.

@@ -90,6 +90,15 @@ impl GroupLog {
         }
     }
 
+    /// Entries of `from..to` that are still there, without holes: at least one if any, then up to
+    /// about `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// The disk failed or holds damaged bytes.
+    pub fn entries(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        self.read(from, to, bytes_max)
+    }
+
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         if from >= to {
             return Ok(Vec::new());

@@ -33,6 +33,8 @@ const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 const HELD_BYTES_MAX: usize = 1024 * 1024;
 /// Digests remembered per group.
 const DIGESTS_MAX: usize = 8;
+/// Entries with misfits remembered per group; each is a rarity.
+const MISFITS_MAX: usize = 1024;
 /// Changes of term remembered per group; receipts from before the oldest are `unknown`.
 const TERMS_MAX: usize = 4096;
 
@@ -191,6 +193,21 @@ pub struct GroupShared {
     durable: Mutex<Option<(LogId, StoredMembership)>>,
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
     sessions: AtomicU64,
+    misfits: Mutex<Misfits>,
+}
+
+/// Which items of which entries changed nothing, by index: for those who read the log afterwards.
+#[derive(Default)]
+struct Misfits(BTreeMap<u64, Vec<u32>>);
+
+impl Misfits {
+    fn note(&mut self, index: u64, applied: &Applied) {
+        let items = applied.misfits.iter().chain(&applied.torn).copied();
+        self.0.insert(index, items.collect());
+        while self.0.len() > MISFITS_MAX {
+            self.0.pop_first();
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,6 +243,7 @@ impl GroupShared {
             durable: Mutex::new(durable),
             digests: Arc::default(),
             sessions: AtomicU64::new(0),
+            misfits: Mutex::default(),
         };
         shared.remove_stale_generations()?;
         Ok(shared)
@@ -259,6 +277,19 @@ impl GroupShared {
 
     pub fn meta(&self) -> GroupMeta {
         self.meta.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// Positions of the items of an applied entry that changed nothing.
+    pub fn misfits_at(&self, index: u64) -> Vec<u32> {
+        let misfits = self.misfits.lock().expect("no holder of this lock panics");
+        misfits.0.get(&index).cloned().unwrap_or_default()
+    }
+
+    fn note_misfits(&self, index: u64, applied: &Applied) {
+        if !(applied.misfits.is_empty() && applied.torn.is_empty()) {
+            let mut misfits = self.misfits.lock().expect("no holder of this lock panics");
+            misfits.note(index, applied);
+        }
     }
 
     /// Tells the snapshots that this replica sends apart.
@@ -576,6 +607,7 @@ impl GroupMachine {
             let mut core = lock(&self.core);
             for (entry, responder) in entries {
                 let (applied, digest) = core.apply(self.shared.shard, entry.log_id, &entry.payload)?;
+                self.shared.note_misfits(entry.log_id.index, &applied);
                 if let Some(responder) = responder {
                     answers.push((responder, applied));
                 }

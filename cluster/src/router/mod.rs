@@ -79,6 +79,11 @@ impl Router {
         let _ = self.trace.set(source);
     }
 
+    /// The `traceparent` of the running task.
+    pub fn trace(&self) -> Option<String> {
+        self.trace.get().and_then(|source| source())
+    }
+
     pub fn transport(&self) -> Option<&Transport> {
         self.transport.get()
     }
@@ -205,7 +210,7 @@ impl Router {
         };
         let body = Bytes::from(codec::encode(&ForwardedCall {
             epoch: self.epoch(),
-            trace: self.trace.get().and_then(|source| source()),
+            trace: self.trace(),
             key,
             command,
         }));

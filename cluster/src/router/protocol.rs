@@ -7,7 +7,9 @@ use actors::wire::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
 pub use crate::api::ScrubReport;
-use crate::api::{DevicePage, ListQuery, ReceiptState, ReplicaDigest, ShardStatus, TelemetryPage, TelemetryQuery};
+use crate::api::{
+    DevicePage, ListQuery, LivePage, LiveQuery, ReceiptState, ReplicaDigest, ShardStatus, TelemetryPage, TelemetryQuery,
+};
 use crate::catalog::CatalogCommand;
 use crate::raft::machine::Position;
 
@@ -17,6 +19,8 @@ pub const KIND_CALL: u8 = 32;
 pub const KIND_ASK: u8 = 33;
 /// A `Downlink`, without an answer.
 pub const KIND_DOWNLINK: u8 = 34;
+/// A `MethodCall`; answered with a `MethodResult`.
+pub const KIND_METHOD: u8 = 40;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ForwardedCall {
@@ -63,6 +67,8 @@ pub enum Ask {
     },
     /// Read everything stored; answered at once.
     Scrub,
+    /// What happened on a shard the receiver has a replica of; waits for something new.
+    Live(Box<LiveQuery>),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -76,6 +82,7 @@ pub enum Told {
     Done,
     Acked(Vec<Acked>),
     Scrub(ScrubReport),
+    Live(Box<LivePage>),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

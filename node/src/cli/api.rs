@@ -20,6 +20,7 @@ pub struct Client {
     /// `http://host:port`, without a slash at the end.
     bases: Vec<String>,
     token: String,
+    deadline: Duration,
 }
 
 pub struct Answer {
@@ -45,7 +46,6 @@ impl Client {
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_DEADLINE)
-            .timeout(REQUEST_DEADLINE)
             .build()
             .map_err(|error| Failure::new(Exit::Internal, "no HTTP client").because(error))?;
         let bases = bases
@@ -56,7 +56,14 @@ impl Client {
             http,
             bases,
             token: token.to_owned(),
+            deadline: REQUEST_DEADLINE,
         })
+    }
+
+    /// For requests whose answer may take longer than usual.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// # Errors
@@ -92,6 +99,7 @@ impl Client {
         let mut builder = self
             .http
             .request(method.clone(), url)
+            .timeout(self.deadline)
             .bearer_auth(&self.token)
             .headers(headers(request));
         if let Some((content_type, body)) = &request.body {
@@ -151,6 +159,12 @@ fn judge(answer: Answer, method: &Method, path: &str) -> Result<Answer, Failure>
         (false, false) => format!("{title}: {detail}"),
     };
     let (exit, advice) = match answer.status {
+        404 if is(&answer, "not-connected") || is(&answer, "not-subscribed") => (
+            Exit::Unavailable,
+            "nothing was sent; try again when the device is connected and listens",
+        ),
+        504 if is(&answer, "not-delivered") => (Exit::Unavailable, "nothing was sent; calling again is safe"),
+        502 => (Exit::BadInput, "mend what the device answers with"),
         401 | 403 => (
             Exit::BadInput,
             "give the operator token with --token, HOLDFAST_TOKEN or --dir",
@@ -170,6 +184,12 @@ fn judge(answer: Answer, method: &Method, path: &str) -> Result<Answer, Failure>
     };
     let what = format!("{method} {path} was answered with {}", answer.status);
     Err(Failure::new(exit, what).because(why).advise(advice))
+}
+
+/// Whether the answer is the problem of that name.
+fn is(answer: &Answer, name: &str) -> bool {
+    let kind = answer.body.get("type").and_then(Value::as_str);
+    kind.is_some_and(|kind| kind.rsplit(':').next() == Some(name))
 }
 
 fn unknown(method: &Method, path: &str, why: &str) -> Failure {

@@ -9,6 +9,7 @@ mod failover;
 mod ingest;
 mod limits;
 mod memory;
+mod methods;
 mod mosquitto;
 mod report;
 mod restart;
@@ -33,6 +34,8 @@ pub enum Section {
     Limits,
     /// QoS 1 throughput, CPU, fsyncs and latency, beside Mosquitto
     Ingest,
+    /// Round trips of method calls
+    Methods,
     /// Bytes per connection and per device
     Memory,
     /// Write gap of each shard after kill -9 and after SIGSTOP of a leader
@@ -183,6 +186,10 @@ fn sections(args: &BenchArgs, report: &mut Report, interrupt: &Interrupt) -> Res
     if args.wants(Section::Twin) {
         let cluster = LocalCluster::up(args.plan(), interrupt)?;
         twin::measure(args, &cluster, report, interrupt)?;
+    }
+    if args.wants(Section::Methods) {
+        let cluster = LocalCluster::up(args.plan(), interrupt)?;
+        methods::measure(args, &cluster, report, interrupt)?;
     }
     if args.wants(Section::Failover) {
         let mut cluster = LocalCluster::up(args.plan(), interrupt)?;

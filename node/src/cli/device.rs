@@ -1,5 +1,7 @@
 //! `holdfast device …`: the everyday calls on devices, over the HTTP API.
 
+mod invoke;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -136,6 +138,8 @@ pub enum DeviceCommand {
         #[arg(long)]
         etag: Option<String>,
     },
+    /// Call a method of a connected device and print its answer
+    Invoke(invoke::Invoke),
     /// Read stored telemetry in order
     #[command(after_help = "Example:\n  holdfast device telemetry lamp-1 --after-seq 100 --limit 10 --output json")]
     Telemetry {
@@ -219,6 +223,7 @@ pub async fn run(command: DeviceCommand, output: Output) -> Result<(), Failure> 
             tags,
             etag,
         } => twin(one, desired, tags, etag, output).await?,
+        DeviceCommand::Invoke(call) => call.run(output).await?,
         DeviceCommand::Telemetry {
             one,
             after_seq,

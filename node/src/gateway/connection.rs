@@ -22,6 +22,7 @@ use super::downlink::{granted, Down};
 use super::handshake::Admitted;
 use super::inflight::{InFlight, Pause};
 use super::mailbox::{Answered, Stop, OWN};
+use super::methods::Methods;
 use super::metrics;
 use super::proto::{Incoming, Outgoing, Protocol};
 use super::reasons::{self, End, Violation};
@@ -43,6 +44,7 @@ pub struct Connection<S> {
     pub(super) socket: Socket<S>,
     pub(super) inflight: InFlight,
     pub(super) down: Down,
+    pub(super) methods: Methods,
     pub(super) subscriptions: Vec<Subscription>,
     pub(super) aliases: Aliases,
     /// A publish that waits for room in the node's budget (3.1.1 cannot be refused one).
@@ -77,6 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let keep_alive = u64::from(admitted.keep_alive_secs);
         Self {
             down: Down::new(&shared.limits, admitted.client_receive_maximum),
+            methods: Methods::default(),
             inflight: InFlight::new(admitted.generation, pause),
             session: SessionGuard::new(&shared, &admitted.key, admitted.generation, admitted.mailbox),
             key: admitted.key,
@@ -125,6 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         self.submit_due();
         self.send_downlinks();
+        self.send_calls();
         self.check_deadlines()?;
         self.socket.relax();
         match &self.ending {
@@ -165,6 +169,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         for downlink in notes.downlinks {
             self.take_downlink(downlink)?;
+        }
+        for (call, reply) in notes.calls {
+            self.take_call(call, reply);
         }
         match notes.stop {
             None => Ok(()),

@@ -8,10 +8,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use actors::ports::{CallResult, Downlink};
+use cluster::api::{MethodCall, MethodError, MethodReply};
 use futures::task::AtomicWaker;
 
 /// Downlinks one mailbox holds before its connection has looked at them, beside one per child.
 const DOWNLINKS_MAX: usize = 64;
+/// Method calls, likewise.
+const CALLS_MAX: usize = super::methods::CALLS_MAX;
 
 /// Whose session something is about: the connection's own, or that of a child it acts for.
 pub type Lane = u32;
@@ -41,6 +44,7 @@ pub enum Stop {
 pub struct Notes {
     pub answers: Vec<Answered>,
     pub downlinks: Vec<Downlink>,
+    pub calls: Vec<(MethodCall, MethodReply)>,
     /// Sessions whose shard has a new leader.
     pub leader_changed: Vec<Lane>,
     pub stop: Option<Stop>,
@@ -48,7 +52,11 @@ pub struct Notes {
 
 impl Notes {
     fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.downlinks.is_empty() && self.leader_changed.is_empty() && self.stop.is_none()
+        self.answers.is_empty()
+            && self.downlinks.is_empty()
+            && self.calls.is_empty()
+            && self.leader_changed.is_empty()
+            && self.stop.is_none()
     }
 }
 
@@ -75,6 +83,20 @@ impl Mailbox {
         drop(notes);
         self.waker.wake();
         true
+    }
+
+    /// Refuses the call when too many are there.
+    pub fn invoke(&self, call: MethodCall, reply: MethodReply) {
+        let mut notes = self.lock();
+        if notes.calls.len() >= CALLS_MAX {
+            drop(notes);
+            return reply.send(Err(MethodError::Overloaded {
+                what: format!("{CALLS_MAX} method calls of this device"),
+            }));
+        }
+        notes.calls.push((call, reply));
+        drop(notes);
+        self.waker.wake();
     }
 
     pub fn leader_changed(&self, lane: Lane) {

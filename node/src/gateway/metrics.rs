@@ -66,6 +66,12 @@ pub const METRICS: &[(&str, &str, &str, &str)] = &[
         "times a connection wanted to act for a device it may not act for",
     ),
     (
+        METHOD_ANSWERS_IGNORED,
+        "counter",
+        "reason",
+        "answers to method calls that nobody waits for: late, or unknown to the session",
+    ),
+    (
         CLOSES_PENDING,
         "gauge",
         "",
@@ -95,6 +101,7 @@ const DOWNLINKS: &str = "holdfast_mqtt_downlinks_total";
 const DOWNLINKS_DROPPED: &str = "holdfast_mqtt_downlinks_dropped_total";
 const CHILDREN: &str = "holdfast_mqtt_children";
 const CHILDREN_REFUSED: &str = "holdfast_mqtt_children_refused_total";
+const METHOD_ANSWERS_IGNORED: &str = "holdfast_mqtt_method_answers_ignored_total";
 const CLOSES_PENDING: &str = "holdfast_mqtt_closes_pending";
 const CLOSES_DROPPED: &str = "holdfast_mqtt_closes_dropped_total";
 
@@ -206,6 +213,10 @@ pub(super) fn child_lane_closed() {
 
 pub(super) fn child_refused() {
     counter!(CHILDREN_REFUSED).increment(1);
+}
+
+pub(super) fn method_answer_ignored(reason: &'static str) {
+    counter!(METHOD_ANSWERS_IGNORED, "reason" => reason).increment(1);
 }
 
 pub(super) fn closes_pending(pending: usize) {

@@ -18,6 +18,7 @@ mod inflight;
 mod limits;
 mod listener;
 mod mailbox;
+mod methods;
 pub mod metrics;
 pub mod port;
 mod proto;

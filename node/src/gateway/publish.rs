@@ -44,6 +44,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         match target {
             PublishTopic::TwinGet { rid } => self.on_twin_get(&publish, device, rid),
             PublishTopic::TwinReported { rid } => self.on_twin_reported(publish, device, rid),
+            PublishTopic::MethodResponse { rid } => {
+                let device = device.unwrap_or_else(|| self.key.device.clone());
+                self.on_method_response(&publish, &device, &rid);
+                Ok(())
+            }
             target => self.on_telemetry(publish, device, target),
         }
     }
@@ -293,7 +298,9 @@ pub(super) fn telemetry(
                 .properties
                 .extend(bag.content_encoding.map(|encoding| ("$.ce".to_owned(), encoding)));
         }
-        PublishTopic::TwinGet { .. } | PublishTopic::TwinReported { .. } => return None,
+        PublishTopic::TwinGet { .. } | PublishTopic::TwinReported { .. } | PublishTopic::MethodResponse { .. } => {
+            return None
+        }
     }
     telemetry.message_id = telemetry.message_id.filter(|id| !id.is_empty());
     Some(telemetry)

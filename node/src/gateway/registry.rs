@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actors::id::DeviceKey;
 use actors::ports::Downlink;
-use cluster::api::DownlinkSink;
+use cluster::api::{DownlinkSink, MethodCall, MethodReply};
 
 use super::mailbox::{Lane, Mailbox, Stop};
 use super::metrics;
@@ -124,6 +124,19 @@ impl DownlinkSink for Registry {
             if meant && !live.mailbox.deliver(note.clone()) {
                 metrics::downlink_dropped("mailbox_full");
             }
+        }
+    }
+
+    /// Only to the connection of this very session; nobody else may answer.
+    fn invoke(&self, call: MethodCall, reply: MethodReply) {
+        let mailbox = {
+            let stripe = self.stripe(&call.key);
+            let mut all = stripe.get(&call.key).into_iter().flatten();
+            let live = all.find(|live| live.generation == call.generation);
+            live.map(|live| live.mailbox.clone())
+        };
+        if let Some(mailbox) = mailbox {
+            mailbox.invoke(call, reply);
         }
     }
 }

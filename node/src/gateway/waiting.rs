@@ -80,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Ready(Ok(())) => {
                 self.slow_since = None;
                 // Room again for packets or downlinks that waited for it.
-                full || self.down.is_waiting()
+                full || self.down.is_waiting() || self.methods.is_waiting()
             }
             Poll::Ready(Err(_)) => {
                 // Nobody hears us; what was received is still carried out.
@@ -150,6 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         [
             self.inflight.oldest().map(|since| since + limits.commit_timeout),
             self.inflight.resend_at(),
+            self.methods.next_deadline(),
             self.slow_since.map(|since| since + limits.slow_reader_timeout),
             self.announce_at,
             self.children.as_ref().and_then(|children| children.next_deadline()),

@@ -60,6 +60,7 @@ pub struct Principal {
 pub struct Context {
     pub app: web::Data<App>,
     pub tenant: TenantId,
+    asked: Option<Duration>,
     until: Instant,
     pub request: HttpRequest,
 }
@@ -75,10 +76,11 @@ impl FromRequest for Context {
             .clone();
         let principal = request.extensions().get::<Principal>().copied();
         let principal = principal.expect("every route that takes a Context lies behind `auth`");
-        ready(deadline(request, app.live.deadline()).map(|deadline| Self {
-            app,
+        ready(asked(request).map(|asked| Self {
             tenant: principal.tenant,
-            until: Instant::now() + deadline,
+            asked,
+            until: Instant::now() + asked.unwrap_or_else(|| app.live.deadline()),
+            app,
             request: request.clone(),
         }))
     }
@@ -89,17 +91,18 @@ struct TimeoutParam {
     timeout_ms: Option<String>,
 }
 
-fn deadline(request: &HttpRequest, default: Duration) -> Result<Duration, Problem> {
+/// The deadline the client asks for, if it does.
+fn asked(request: &HttpRequest) -> Result<Option<Duration>, Problem> {
     let param = web::Query::<TimeoutParam>::from_query(request.query_string()).map_err(|e| bad_query(&e))?;
     let header = request
         .headers()
         .get(TIMEOUT_HEADER)
         .map(|v| v.to_str().unwrap_or("?").to_owned());
     let Some(text) = header.or(param.into_inner().timeout_ms) else {
-        return Ok(default);
+        return Ok(None);
     };
     match text.parse() {
-        Ok(ms) if TIMEOUT_MS.contains(&ms) => Ok(Duration::from_millis(ms)),
+        Ok(ms) if TIMEOUT_MS.contains(&ms) => Ok(Some(Duration::from_millis(ms))),
         _ => Err(Problem::new(
             Kind::BadParameter,
             format!("the timeout {text:?} is not a number of milliseconds in {TIMEOUT_MS:?}"),
@@ -126,6 +129,11 @@ fn bad_query(error: &actix_web::error::QueryPayloadError) -> Problem {
 impl Context {
     pub fn headers(&self) -> &HeaderMap {
         self.request.headers()
+    }
+
+    /// The deadline the client named, if it did.
+    pub fn asked(&self) -> Option<Duration> {
+        self.asked
     }
 
     /// What is left of the request's deadline.

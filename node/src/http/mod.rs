@@ -15,6 +15,7 @@ mod etag;
 mod filter;
 mod ingest;
 mod live;
+mod methods;
 mod node;
 pub mod openapi;
 pub mod port;

@@ -10,7 +10,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use super::context::TIMEOUT_HEADER;
 use super::problem::PROBLEM_JSON;
-use super::{cluster, devices, ingest, node, probes, telemetry, twin};
+use super::{cluster, devices, ingest, methods, node, probes, telemetry, twin};
 
 /// The text served at `/openapi.json`.
 pub fn text() -> &'static str {
@@ -48,6 +48,7 @@ struct ProblemSchema {
         twin::get, twin::patch, twin::put, twin::get_section, twin::patch_section, twin::put_section,
         telemetry::get, ingest::post, ingest::batch,
         node::get, node::config, node::reload, node::log, node::put_log, node::reset_log, node::lines,
+        methods::post,
         cluster::receipt, cluster::get, cluster::digest, cluster::drain, cluster::undrain, cluster::scrub,
         probes::livez, probes::readyz, probes::metrics, probes::openapi,
     ),

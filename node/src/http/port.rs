@@ -7,7 +7,8 @@ use actors::id::{DeviceKey, NodeId, ShardId};
 use actors::ports::{CallError, CallResult};
 use actors::wire::receipt::Receipt;
 use cluster::api::{
-    ClusterStatus, DevicePage, ListQuery, ReceiptState, ReplicaDigest, ScrubReport, TelemetryPage, TelemetryQuery,
+    ClusterStatus, DevicePage, ListQuery, MethodResult, ReceiptState, ReplicaDigest, ScrubReport, TelemetryPage,
+    TelemetryQuery,
 };
 use cluster::Cluster;
 use futures::future::LocalBoxFuture;
@@ -29,6 +30,13 @@ pub trait Backend: Send + Sync + 'static {
     ) -> LocalBoxFuture<'a, Result<TelemetryPage, CallError>>;
     fn list_devices(&self, query: ListQuery, deadline: Duration) -> LocalBoxFuture<'_, Result<DevicePage, CallError>>;
     fn receipt(&self, receipt: Receipt, deadline: Duration) -> LocalBoxFuture<'_, Result<ReceiptState, CallError>>;
+    fn invoke<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        name: &'a str,
+        payload: String,
+        timeout: Duration,
+    ) -> LocalBoxFuture<'a, MethodResult>;
     fn status(&self) -> LocalBoxFuture<'_, ClusterStatus>;
     fn digest(
         &self,
@@ -82,6 +90,16 @@ impl Backend for Cluster {
 
     fn receipt(&self, receipt: Receipt, deadline: Duration) -> LocalBoxFuture<'_, Result<ReceiptState, CallError>> {
         Box::pin(Cluster::receipt(self, receipt, deadline))
+    }
+
+    fn invoke<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        name: &'a str,
+        payload: String,
+        timeout: Duration,
+    ) -> LocalBoxFuture<'a, MethodResult> {
+        Box::pin(Cluster::invoke(self, device, name, payload, timeout))
     }
 
     fn status(&self) -> LocalBoxFuture<'_, ClusterStatus> {

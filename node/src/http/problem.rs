@@ -11,6 +11,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
 use actors::device::Refusal;
 use actors::ports::CallError;
+use cluster::api::MethodError;
 use serde_json::{Map, Value};
 
 /// Media type of every error body.
@@ -48,6 +49,7 @@ macro_rules! kinds {
 kinds! {
     BadRequest = 400 "bad-request" "The request is malformed";
     BadDeviceId = 400 "bad-device-id" "The device id is not allowed";
+    BadMethodName = 400 "bad-method-name" "The method's name is not allowed";
     BadParameter = 400 "bad-parameter" "A parameter is not allowed";
     BadHeader = 400 "bad-header" "A header is not allowed";
     BadFilter = 400 "bad-filter" "The filter cannot be read";
@@ -64,6 +66,8 @@ kinds! {
     DeviceNotFound = 404 "device-not-found" "The device is not registered";
     NodeNotFound = 404 "node-not-found" "The cluster has no such node";
     ShardNotFound = 404 "shard-not-found" "The cluster has no such shard";
+    NotConnected = 404 "not-connected" "The device is not connected";
+    NotSubscribed = 404 "not-subscribed" "The device does not listen for its methods";
     MethodNotAllowed = 405 "method-not-allowed" "The path does not know this method";
     RequestTimeout = 408 "request-timeout" "The request arrived too slowly";
     DeviceDisabled = 409 "device-disabled" "The device is disabled";
@@ -82,7 +86,10 @@ kinds! {
     /// A read that did not finish.
     Unavailable = 503 "unavailable" "The read did not finish in time";
     NotReady = 503 "not-ready" "The node is not ready";
-    /// It may have been committed.
+    BadAnswer = 502 "bad-answer" "The device's answer cannot be read";
+    /// Of a method call: it was certainly not sent to the device.
+    NotDelivered = 504 "not-delivered" "The call did not reach the device";
+    /// It may have been committed; of a method call: it may have been carried out.
     Unknown = 504 "unknown" "The outcome is unknown";
 }
 
@@ -161,6 +168,39 @@ impl Problem {
             ),
             CallError::Unknown if ask == Ask::Read => Self::read_timed_out(),
             CallError::Unknown => Self::outcome_unknown(),
+        }
+    }
+
+    /// As [`Self::of_call`], for calls to a device's methods.
+    pub fn of_method(error: MethodError) -> Self {
+        let text = error.to_string();
+        match error {
+            MethodError::Refused(refusal) => Self::of_refusal(refusal, Ask::Write),
+            MethodError::NotConnected => Self::new(
+                Kind::NotConnected,
+                format!("{text}, so the call was not sent; try again when it is"),
+            ),
+            MethodError::NotSubscribed => Self::new(
+                Kind::NotSubscribed,
+                format!("{text}, so the call was not sent; it has to subscribe to devices/<id>/methods/# first"),
+            ),
+            MethodError::Overloaded { .. } => Self::new(
+                Kind::Overloaded,
+                format!("{text}; the call was not sent, try again more slowly"),
+            ),
+            MethodError::NotHere | MethodError::NotDelivered { .. } => Self::new(
+                Kind::NotDelivered,
+                format!("{text}; it was certainly not sent, so calling again is safe"),
+            ),
+            MethodError::Unknown => Self::new(
+                Kind::Unknown,
+                "the call was sent and no answer came in time, so it may or may not have been carried out; \
+                 it is never sent again by itself, and a late answer is dropped",
+            ),
+            MethodError::BadAnswer { .. } => Self::new(
+                Kind::BadAnswer,
+                format!("{text}; it must be a JSON object with a whole `status` and perhaps a `payload`"),
+            ),
         }
     }
 

@@ -5,7 +5,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{web, HttpRequest, HttpResponse};
 
 use super::problem::{Kind, Problem};
-use super::{auth, cluster, devices, ingest, node, probes, telemetry, twin};
+use super::{auth, cluster, devices, ingest, methods, node, probes, telemetry, twin};
 
 macro_rules! resources {
     ($list:ident, $register:ident, $prefix:literal, $( $path:literal { $($method:ident => $handler:path),* $(,)? } )*) => {
@@ -34,6 +34,7 @@ resources! { API, api, "/api",
     }
     "/v1/devices/{id}/telemetry" { get => telemetry::get, post => ingest::post }
     "/v1/devices/{id}/telemetry/batch" { post => ingest::batch }
+    "/v1/devices/{id}/methods/{name}" { post => methods::post }
     "/v1/receipts/{receipt}" { get => cluster::receipt }
     "/v1/cluster" { get => cluster::get }
     "/v1/cluster/shards/{id}/digest" { get => cluster::digest }

@@ -115,6 +115,10 @@ metrics_table! {
         "Reloads of the configuration: taken, or refused as a whole.";
     CONFIG_RESTART_KEYS Gauge "holdfast_config_restart_keys" [] "keys"
         "Keys of the configuration file whose change waits for a restart, as of the last reload.";
+    METHOD_CALLS Counter "holdfast_method_calls_total" ["outcome"] "calls"
+        "Method calls begun on this node, by what became of them: answered, refused, not_connected, not_subscribed, overloaded, not_delivered, unknown or bad_answer.";
+    METHOD_SECONDS Histogram "holdfast_method_seconds" [] "seconds"
+        "Round trip of an answered method call.";
     PROCESS_RESIDENT_MEMORY Gauge "process_resident_memory_bytes" [] "bytes"
         "Resident memory of the process.";
     PROCESS_CPU Counter "process_cpu_seconds_total" [] "seconds"

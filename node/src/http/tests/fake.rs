@@ -43,9 +43,17 @@ struct World {
     trouble: VecDeque<Trouble>,
 }
 
+/// Method calls that came, and what becomes of the next ones.
+#[derive(Default)]
+pub struct Calls {
+    pub asked: Vec<(DeviceKey, String, String, Duration)>,
+    pub answers: VecDeque<MethodResult>,
+}
+
 #[derive(Default)]
 pub struct Fake {
     world: Mutex<World>,
+    pub calls: Mutex<Calls>,
     pub draining: AtomicBool,
     pub leaderless: AtomicBool,
 }
@@ -236,6 +244,23 @@ impl Backend for Fake {
                 _ => ReceiptState::Unknown,
             })
         })
+    }
+
+    fn invoke<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        name: &'a str,
+        payload: String,
+        timeout: Duration,
+    ) -> LocalBoxFuture<'a, MethodResult> {
+        let asked = (device.clone(), name.to_owned(), payload, timeout);
+        let mut calls = self.calls.lock().unwrap();
+        calls.asked.push(asked);
+        let answer = calls
+            .answers
+            .pop_front()
+            .expect("the test says what the device answers");
+        async move { answer }.boxed_local()
     }
 
     fn status(&self) -> LocalBoxFuture<'_, ClusterStatus> {

@@ -4,6 +4,7 @@ mod cluster;
 mod devices;
 mod edge;
 pub(crate) mod fake;
+mod methods;
 mod telemetry;
 mod trouble;
 mod twin;
