@@ -5,9 +5,11 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use holdfast_tests::clients::{deploy, tools};
-use holdfast_tests::harness;
+use holdfast_tests::harness::{self, Cluster, Plan};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// The unit with the program under test in place of the installed one.
@@ -155,4 +157,34 @@ fn the_config_map_is_understood_by_a_node() {
             assert!(!reason.contains(mistake), "{problem}");
         }
     }
+}
+
+/// What `Type=notify` is about: the node says when its doors are open, when it reads its
+/// configuration again, and that it is on its way out.
+#[test]
+fn the_node_tells_systemd_how_it_fares() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+    let mut heard = String::new();
+    let mut until = |wanted: &str| {
+        let mut bytes = [0; 4096];
+        while !heard.contains(wanted) {
+            let length = socket
+                .recv(&mut bytes)
+                .unwrap_or_else(|error| panic!("{wanted}: {error}; {heard}"));
+            heard.push_str(&String::from_utf8_lossy(&bytes[..length]));
+            heard.push('\n');
+        }
+        heard.clear();
+    };
+    let env = vec![("NOTIFY_SOCKET".to_owned(), path.to_str().expect("text").to_owned())];
+    let mut cluster = Cluster::start_plan(Plan { nodes: 1, env });
+    until("READY=1");
+    cluster.process(1).signal(Signal::SIGHUP).expect("it runs");
+    until("RELOADING=1\nMONOTONIC_USEC=");
+    until("READY=1");
+    cluster.stop(1);
+    until("STOPPING=1");
 }

@@ -61,7 +61,10 @@ struct Listener(std::process::Child);
 impl Listener {
     fn new(cluster: &Cluster, id: u64) -> Self {
         let at = cluster.node(id).mqtt;
-        let child = Command::new(tools::require("mosquitto_sub", "mosquitto-clients"))
+        // By lines: into a pipe it would keep what it says to itself until it ends.
+        let child = Command::new(tools::require("stdbuf", "coreutils"))
+            .arg("-oL")
+            .arg(tools::require("mosquitto_sub", "mosquitto-clients"))
             .args(["-h", &at.ip().to_string(), "-p", &at.port().to_string()])
             .args(["-V", "5", "-i", "listener", "-q", "1", "-C", "1", "-W", "300", "-d"])
             .args(["-t", "devices/listener/twin/desired"])

@@ -15,6 +15,11 @@ use super::failure::{Exit, Failure};
 const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
+const NOBODY: &str = "see what runs with `holdfast cluster status`, start it with `holdfast cluster up` (or `systemctl status holdfast`), \
+                      and check the address given with --url";
+const NOT_HTTP: &str =
+    "name the address of a node's HTTP API: listen.http, on a local cluster base port + 1 (MQTT is base port + 0)";
+
 pub struct Client {
     http: reqwest::Client,
     /// `http://host:port`, without a slash at the end.
@@ -80,19 +85,23 @@ impl Client {
     /// As [`Self::get`]; says so when the outcome is unknown.
     pub async fn send(&self, method: Method, request: Request<'_>) -> Result<Answer, Failure> {
         let mut silent = Vec::new();
+        let mut advice = NOBODY;
         for base in &self.bases {
             let url = format!("{base}{}", request.path);
             match self.attempt(&method, &url, &request).await {
                 Ok(answer) => return judge(answer, &method, request.path),
                 Err(error) if error.is_connect() || method == Method::GET => {
-                    silent.push(format!("{base}: {}", innermost(&error)));
+                    if !error.is_connect() && !error.is_timeout() {
+                        advice = NOT_HTTP;
+                    }
+                    silent.push(format!("{base}: {}", meaning(&error)));
                 }
                 Err(error) => return Err(unknown(&method, request.path, &innermost(&error))),
             }
         }
         Err(Failure::new(Exit::Unavailable, "no node answers")
             .because(silent.join("\n"))
-            .advise("see what runs with `holdfast cluster status`, start it with `holdfast cluster up`"))
+            .advise(advice))
     }
 
     async fn attempt(&self, method: &Method, url: &str, request: &Request<'_>) -> Result<Answer, reqwest::Error> {
@@ -196,6 +205,18 @@ fn unknown(method: &Method, path: &str, why: &str) -> Failure {
     Failure::new(Exit::Unavailable, format!("the outcome of {method} {path} is unknown"))
         .because(why)
         .advise("it may have been done: read it back before trying again")
+}
+
+/// What went wrong with a request, in words.
+fn meaning(error: &reqwest::Error) -> String {
+    let reason = innermost(error);
+    if error.is_timeout() {
+        return format!("no answer in time ({reason}); the node is paused, overloaded or cut off");
+    }
+    if error.is_connect() {
+        return format!("{reason}; nothing listens there");
+    }
+    format!("{reason}; something answers there, but not the HTTP API")
 }
 
 /// The innermost reason; reqwest's own text only repeats the URL.

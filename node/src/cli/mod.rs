@@ -12,6 +12,7 @@ mod device;
 pub mod failure;
 mod local;
 mod log;
+mod manual;
 mod node;
 mod nodes;
 pub mod output;
@@ -25,7 +26,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{error::ErrorKind, CommandFactory as _, Parser, Subcommand};
+use clap::{error::ErrorKind, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use failure::{Exit, Failure};
 use output::Output;
@@ -85,7 +86,8 @@ enum Command {
 
 /// Runs the program; the exit code says how it ended (see [`Exit`]).
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = command().try_get_matches_from(arguments);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -96,6 +98,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             code(failure.exit)
         }
     }
+}
+
+/// All that can be said on the command line, with everything there is to say about it.
+fn command() -> clap::Command {
+    manual::complete(Cli::command())
 }
 
 /// Returns the exit code of a command that judges by itself, else success.
@@ -113,10 +120,10 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::SupportBundle(args) => wait(support::run(args, output)),
         Command::Probe(args) => wait(probe::run(args, output)),
         Command::Completions(args) => {
-            pages::completions(&args, Cli::command());
+            pages::completions(&args, command());
             Ok(())
         }
-        Command::Man(args) => pages::man(&args, Cli::command(), output),
+        Command::Man(args) => pages::man(&args, command(), output),
     }?;
     Ok(Exit::Success as u8)
 }

@@ -333,3 +333,73 @@ fn any_text_is_answered() {
         let _ = read(&format!("[node]\nid = {text}\n"), &[]);
     });
 }
+
+fn settings_of(text: &str, variables: &[(&str, &str)]) -> NodeConfig {
+    let config = read(text, variables);
+    config.unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[test]
+fn every_setting_says_where_it_comes_from() {
+    let config = settings_of(
+        &with("raft", "heartbeat_ms = 50 # quick"),
+        &[("HOLDFAST_RETENTION_TELEMETRY_AGE", "2d")],
+    );
+    let shown = |key: &str| {
+        let setting = config.settings.iter().find(|setting| setting.key == key);
+        let setting = setting.unwrap_or_else(|| panic!("{key} is missing"));
+        (setting.value.clone().unwrap_or_default(), setting.source())
+    };
+    for (key, value, source) in [
+        ("node.id", "1", "node.toml:2"),
+        ("raft.heartbeat_ms", "50", "node.toml:12"),
+        ("raft.election_min_ms", "400", "default"),
+        (
+            "retention.telemetry_age",
+            "\"2d\"",
+            "environment variable HOLDFAST_RETENTION_TELEMETRY_AGE",
+        ),
+        ("security.operator_token", "\"[secret]\"", "node.toml:10"),
+        ("security.operator_token_file", "", "not set"),
+        ("cluster.secret", "\"[secret]\"", "node.toml:6"),
+    ] {
+        assert_eq!(shown(key), (value.to_owned(), source.to_owned()), "{key}");
+    }
+    let (members, _) = shown("cluster.members");
+    assert!(members.contains("peer = \"127.0.0.1:7400\""), "{members}");
+    assert!(!format!("{:?}", config.settings).contains("0123456789abcdef"));
+}
+
+#[test]
+fn changes_are_named_with_what_becomes_of_them() {
+    let before = settings_of(SMALL, &[]);
+    assert_eq!(settings::changes(&before, &before), []);
+    let text = with("limits", "connections_max = 7\npacket_bytes_max = 4096").replace(
+        "operator_token = \"0123456789abcdef\"",
+        "operator_token = \"fedcba9876543210\"",
+    );
+    let changes = settings::changes(&before, &settings_of(&text, &[]));
+    let shown: Vec<(&str, &str, &str, bool)> = changes
+        .iter()
+        .map(|c| (c.key.as_str(), c.from.as_str(), c.to.as_str(), c.reloadable))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("limits.connections_max", "18000", "7", true),
+            ("limits.packet_bytes_max", "262144", "4096", false),
+            ("security.operator_token", "\"[secret]\"", "\"[another secret]\"", true),
+        ]
+    );
+}
+
+#[test]
+fn what_can_be_reloaded_exists_and_is_documented() {
+    let config = settings_of(SMALL, &[]);
+    let page = include_str!("../../../docs/reference/configuration.md");
+    for key in settings::RELOADABLE {
+        assert!(config.settings.iter().any(|setting| setting.key == *key), "{key}");
+        let name = key.split_once('.').map_or(*key, |(_, name)| name);
+        assert!(page.contains(name), "{key} is not in docs/reference/configuration.md");
+    }
+}
