@@ -513,7 +513,9 @@ fn full_node_refuses_early() {
         eventually("the first is out", || bench.fake.held() == 1).await;
         lamp.publish(2, "devices/lamp/telemetry", &body).await;
         old.publish(1, "devices/old/telemetry", &body).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Its answer says that the publish before it was judged; PUBACKs wait for the first one.
+        lamp.send(v5::Packet::PingRequest).await;
+        assert!(matches!(lamp.next().await, Some(v5::Packet::PingResponse)));
         bench.fake.release();
         assert_eq!(lamp.puback().await.reason_code, v5::PublishAckReason::Success);
         assert_eq!(lamp.puback().await.reason_code, v5::PublishAckReason::QuotaExceeded);
