@@ -69,6 +69,8 @@ fn write_pages(dir: &Path, command: Command, name: &str, pages: &mut Vec<String>
     let mut text = Vec::new();
     let rendered = page.render(&mut text);
     rendered.map_err(|e| Failure::new(Exit::Internal, format!("no page for {name}")).because(e))?;
+    // clap calls what follows the options "EXTRA"; readers of man pages look for notes.
+    let text = String::from_utf8_lossy(&text).replace(".SH EXTRA", ".SH NOTES");
     let file = format!("{name}.1");
     let path = dir.join(&file);
     fs::write(&path, text).map_err(|e| Failure::disk(format!("cannot write {}", path.display()), &e))?;
