@@ -5,5 +5,6 @@ pub mod failover;
 pub mod flusher;
 pub mod keeper;
 pub mod peers;
+mod pulse;
 pub mod replicas;
 pub mod start;

@@ -10,6 +10,7 @@ mod ingest;
 mod limits;
 mod memory;
 mod mosquitto;
+mod overload;
 mod report;
 mod restart;
 
@@ -31,6 +32,8 @@ pub enum Section {
     Limits,
     /// QoS 1 throughput, CPU, fsyncs and latency, beside Mosquitto
     Ingest,
+    /// Two and five times as much as the cluster takes: goodput, refusals, latency, memory, recovery
+    Overload,
     /// Bytes per connection and per device
     Memory,
     /// Write gap of each shard after kill -9 and after SIGSTOP of a leader
@@ -161,6 +164,10 @@ fn sections(args: &BenchArgs, report: &mut Report, interrupt: &Interrupt) -> Res
     if args.wants(Section::Ingest) {
         let cluster = LocalCluster::up(args.plan(), interrupt)?;
         ingest::measure(args, &cluster, report, interrupt)?;
+    }
+    if args.wants(Section::Overload) {
+        let cluster = LocalCluster::up(args.plan(), interrupt)?;
+        overload::measure(args, &cluster, report, interrupt)?;
     }
     if args.wants(Section::Failover) {
         let mut cluster = LocalCluster::up(args.plan(), interrupt)?;

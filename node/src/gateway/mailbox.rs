@@ -44,11 +44,18 @@ pub struct Notes {
     /// Sessions whose shard has a new leader.
     pub leader_changed: Vec<Lane>,
     pub stop: Option<Stop>,
+    /// Commands the gate lets through.
+    pub granted: usize,
+    closed: bool,
 }
 
 impl Notes {
     fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.downlinks.is_empty() && self.leader_changed.is_empty() && self.stop.is_none()
+        self.answers.is_empty()
+            && self.downlinks.is_empty()
+            && self.leader_changed.is_empty()
+            && self.stop.is_none()
+            && self.granted == 0
     }
 }
 
@@ -75,6 +82,25 @@ impl Mailbox {
         drop(notes);
         self.waker.wake();
         true
+    }
+
+    /// The connection's turn has come. `false`: it has ended.
+    pub fn grant(&self, commands: usize) -> bool {
+        let mut notes = self.lock();
+        if notes.closed {
+            return false;
+        }
+        notes.granted += commands;
+        drop(notes);
+        self.waker.wake();
+        true
+    }
+
+    /// Takes no more grants; returns those that nobody has looked at.
+    pub fn close(&self) -> usize {
+        let mut notes = self.lock();
+        notes.closed = true;
+        std::mem::take(&mut notes.granted)
     }
 
     pub fn leader_changed(&self, lane: Lane) {
