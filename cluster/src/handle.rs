@@ -403,19 +403,23 @@ impl Cluster {
         running.lock.lock().expect("no holder of this lock panics").take();
     }
 
-    /// Whether this node's disk is so full that telemetry is refused.
-    pub fn refuses_telemetry(&self) -> bool {
-        self.running.replicas.env.disk.level() > crate::storage::reserve::DiskLevel::Ample
+    /// Why this node takes no telemetry, if it does not.
+    pub fn refuses_telemetry(&self) -> Option<&'static str> {
+        let env = &self.running.replicas.env;
+        if env.disk.level() > crate::storage::reserve::DiskLevel::Ample {
+            return Some("disk_nearly_full");
+        }
+        env.memory_full.load(Ordering::Relaxed).then_some("memory_full")
     }
 
-    /// Tells the shards whether the process uses more memory than it may; idle devices then leave
-    /// memory without waiting for their time.
-    pub fn set_memory_pressure(&self, pressed: bool) {
-        self.running
-            .replicas
-            .env
-            .memory_pressure
-            .store(pressed, Ordering::Relaxed);
+    /// Tells the shards how much memory the process uses: `pressed`, and idle devices leave memory
+    /// without waiting for their time; `full`, and telemetry is refused.
+    pub fn set_memory_pressure(&self, pressed: bool, full: bool) {
+        let env = &self.running.replicas.env;
+        env.memory_pressure.store(pressed, Ordering::Relaxed);
+        if env.memory_full.swap(full, Ordering::Relaxed) != full {
+            tracing::warn!(full, "memory limit: telemetry is refused while it is full");
+        }
     }
 
     /// Where the trace of the running task comes from, so that it crosses nodes with forwarded

@@ -251,6 +251,7 @@ impl Device {
             let filter = methods::filter(&self.session.profile.device);
             self.link.codec.subscribe(id, &filter, &mut self.link.out)?;
         }
+        self.shed(Instant::now());
         Progress::add(&lane.progress.resent, self.session.outstanding().len() as u64);
         self.session.resend(&mut self.link.codec, &mut self.link.out)?;
         let now = Instant::now();
@@ -304,6 +305,9 @@ impl Device {
     fn fill(&mut self, phase: Phase, now: Instant) -> Result<(), Broken> {
         let before = self.link.out.len();
         if phase == Phase::Publish && self.pause_until.is_none_or(|until| until <= now) {
+            if self.window_is_full() {
+                self.shed(now);
+            }
             while let Some(intended) = self.next_telemetry(now) {
                 self.session
                     .publish_telemetry(intended, now, &mut self.link.codec, &mut self.link.out)?;
@@ -329,7 +333,7 @@ impl Device {
         match self.lane.load {
             Load::Idle => None,
             Load::Closed { .. } => Some(now),
-            Load::Open { .. } => {
+            Load::Open { .. } | Load::Shed { .. } => {
                 // The phase within the interval is the device's own, so that a fleet does not beat.
                 let interval = self.lane.load.interval()?;
                 let due = *self
@@ -340,11 +344,29 @@ impl Device {
         }
     }
 
+    /// Lets go of what was due while nothing could be sent.
+    fn shed(&mut self, now: Instant) {
+        let (true, Some(due), Some(interval)) = (self.lane.load.sheds(), self.next_due, self.lane.load.interval())
+        else {
+            return;
+        };
+        if due > now {
+            return;
+        }
+        let missed = now.duration_since(due).as_nanos() / interval.as_nanos().max(1) + 1;
+        let missed = u32::try_from(missed).unwrap_or(u32::MAX);
+        self.next_due = Some(due + interval * missed);
+        Progress::add(&self.lane.progress.held_back, u64::from(missed));
+    }
+
+    fn window_is_full(&self) -> bool {
+        self.session.outstanding().len() >= self.link.window
+    }
+
     fn may_publish(&mut self) -> bool {
         let room = self.ledger.acks.len() + self.session.telemetry_outstanding() < self.acks_max;
         self.ledger.full |= !room;
-        room && self.session.outstanding().len() < self.link.window
-            && self.session.telemetry_sent() < self.lane.timing.messages_per_device_max
+        room && !self.window_is_full() && self.session.telemetry_sent() < self.lane.timing.messages_per_device_max
     }
 
     fn fill_twin(&mut self, now: Instant) -> Result<(), Broken> {
@@ -403,10 +425,7 @@ impl Device {
         if phase == Phase::Publish {
             earliest(self.pause_until.filter(|until| *until > now));
             // A full window is woken by its acknowledgements.
-            earliest(
-                self.next_due
-                    .filter(|_| self.session.outstanding().len() < self.link.window),
-            );
+            earliest(self.next_due.filter(|_| !self.window_is_full()));
             earliest(self.twin_due.filter(|due| *due > now));
         }
         wake.max(now + Duration::from_micros(500))
@@ -414,6 +433,10 @@ impl Device {
 
     fn take_packets(&mut self) -> Result<(), Broken> {
         let now = Instant::now();
+        if self.window_is_full() {
+            // Before the answers make room for it.
+            self.shed(now);
+        }
         while let Some(incoming) = self.link.codec.read(&mut self.link.input)? {
             match incoming {
                 Incoming::Acknowledged { packet_id, outcome } => {
@@ -469,12 +492,17 @@ impl Device {
                 Progress::add(&lane.progress.acknowledged, 1);
             }
             (Sent::Telemetry { n }, Outcome::Refused(code)) => {
-                self.ledger.refused.push(Refusal {
-                    n,
-                    code,
-                    resent: settled.sends > 1,
-                });
-                self.pause_until = Some(now + REFUSED_PAUSE);
+                if lane.record {
+                    self.ledger.refused.push(Refusal {
+                        n,
+                        code,
+                        resent: settled.sends > 1,
+                    });
+                }
+                // Whoever tests a server's limits does not spare it.
+                if !lane.load.sheds() {
+                    self.pause_until = Some(now + REFUSED_PAUSE);
+                }
                 Progress::add(&lane.progress.refused, 1);
             }
             (Sent::Twin { k }, Outcome::Stored(_)) => {

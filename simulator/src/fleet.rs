@@ -40,6 +40,9 @@ pub enum Load {
     /// Each device publishes every `interval` from a phase of its own, whatever the answers do, up
     /// to `window` outstanding. A message that had to wait counts from when it was due.
     Open { interval: Duration, window: u16 },
+    /// As [`Load::Open`], by devices that keep no queue: what is due while the window is full is
+    /// not sent at all, and counted in [`Progress::held_back`]. For load beyond what a server takes.
+    Shed { interval: Duration, window: u16 },
 }
 
 impl Load {
@@ -49,16 +52,26 @@ impl Load {
         Self::Open { interval, window }
     }
 
+    /// As [`Load::open`], shedding what finds no room.
+    pub fn shed(per_second: f64, devices: usize, window: u16) -> Self {
+        let interval = Duration::from_secs_f64(devices as f64 / per_second.max(0.001));
+        Self::Shed { interval, window }
+    }
+
     pub(crate) fn window(&self) -> u16 {
         match self {
             Load::Idle => 1,
-            Load::Closed { window } | Load::Open { window, .. } => *window,
+            Load::Closed { window } | Load::Open { window, .. } | Load::Shed { window, .. } => *window,
         }
+    }
+
+    pub(crate) fn sheds(&self) -> bool {
+        matches!(self, Load::Shed { .. })
     }
 
     pub(crate) fn interval(&self) -> Option<Duration> {
         match self {
-            Load::Open { interval, .. } => Some(*interval),
+            Load::Open { interval, .. } | Load::Shed { interval, .. } => Some(*interval),
             _ => None,
         }
     }

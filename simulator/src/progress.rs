@@ -13,6 +13,8 @@ pub struct Progress {
     pub acknowledged: AtomicU64,
     pub twin_acknowledged: AtomicU64,
     pub refused: AtomicU64,
+    /// Messages that were due while the window was full, and so were never sent ([`crate::Load::Shed`]).
+    pub held_back: AtomicU64,
     pub resent: AtomicU64,
     pub reconnects: AtomicU64,
     /// CONNACKs that real devices take as final.
@@ -38,6 +40,7 @@ impl Progress {
             acknowledged: AtomicU64::new(0),
             twin_acknowledged: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            held_back: AtomicU64::new(0),
             resent: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
             final_refusals: AtomicU64::new(0),

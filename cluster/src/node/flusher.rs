@@ -12,10 +12,13 @@ use crate::background::Background;
 use crate::disk::DiskGuard;
 use crate::raft::log::reached;
 use crate::storage::positions::{self, Positions};
+use crate::storage::reserve::DiskLevel;
 use crate::storage::{LogStore, StateStore};
 use crate::transport::{Refusal, Transport};
 
 const TICK: Duration = Duration::from_secs(1);
+/// How often the disk is looked at: somebody else may fill it at once.
+const DISK_LOOK: Duration = Duration::from_millis(100);
 /// Unflushed state that is flushed at once.
 const FLUSH_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -41,17 +44,26 @@ impl Flusher {
         loop {
             tokio::select! {
                 () = stop.stopped() => return Ok(()),
-                () = tokio::time::sleep(TICK) => {}
+                () = self.watch_disk() => {}
             }
             waited += TICK;
             let held: usize = self.peers.groups().iter().map(|g| g.shared.held_bytes()).sum();
             let unflushed = self.state.unflushed_bytes().saturating_add(held as u64);
-            self.disk.look();
             self.report(unflushed);
-            if unflushed >= FLUSH_BYTES || (waited >= self.interval && unflushed > 0) {
+            let due = unflushed >= FLUSH_BYTES || (waited >= self.interval && unflushed > 0);
+            // A flush that finds no room would end the process; there is none to gain by it.
+            if due && self.disk.level() < DiskLevel::Full {
                 waited = Duration::ZERO;
                 self.flush().await?;
             }
+        }
+    }
+
+    /// For the time of one tick.
+    async fn watch_disk(&self) {
+        for _ in 0..TICK.as_millis() / DISK_LOOK.as_millis() {
+            tokio::time::sleep(DISK_LOOK).await;
+            self.disk.look(self.state.unflushed_bytes());
         }
     }
 

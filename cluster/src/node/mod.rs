@@ -7,6 +7,7 @@ pub mod failover;
 pub mod flusher;
 pub mod keeper;
 pub mod peers;
+mod pulse;
 pub mod rebuild;
 pub mod replicas;
 pub mod scrub;

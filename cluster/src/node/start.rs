@@ -14,6 +14,7 @@ use super::disk::{self, Opening, Stores};
 use super::flusher::Flusher;
 use super::keeper::Keeper;
 use super::peers::{PeerHandler, Peers};
+use super::pulse::Pulse;
 use super::replicas::{run_on, Replicas};
 use super::scrub::Scrub;
 use crate::api::{DownlinkSink, StartError};
@@ -191,6 +192,10 @@ pub async fn start(
         .await
         .map_err(|e| StartError::Other(e.to_string()))?
         .map_err(StartError::Other)?;
+    let pulse = Arc::<Pulse>::default();
+    for arbiter in &arbiter_handles {
+        arbiter.spawn(pulse.clone().beat(peers.clone(), clock.clone()));
+    }
     Ok(Running {
         config,
         me,
@@ -296,6 +301,7 @@ fn shard_env(
         pace: Arc::default(),
         disk: Arc::new(crate::disk::DiskGuard::new(config.data_dir.clone())),
         memory_pressure: Arc::default(),
+        memory_full: Arc::default(),
         fatal: fatal.clone(),
         stop,
     })

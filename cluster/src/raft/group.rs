@@ -229,6 +229,11 @@ impl Group {
         }
     }
 
+    /// Whether this replica may stand for election by itself when it does not hear its leader.
+    pub fn stand_for_election(&self, allowed: bool) {
+        self.raft.runtime_config().elect(allowed);
+    }
+
     /// Calls `each` with the role now and after every change, until the group stops or `each`
     /// returns `false`.
     pub async fn follow_role(&self, mut each: impl FnMut(Role) -> bool) {

@@ -100,8 +100,10 @@ pub struct ShardEnv {
     pub pace: Arc<Pace>,
     /// How full the disk is; see [`crate::disk`].
     pub disk: Arc<crate::disk::DiskGuard>,
-    /// Set while the process uses more memory than it may: idle devices leave at once.
+    /// Set while the process uses nearly as much memory as it may: idle devices leave at once.
     pub memory_pressure: Arc<std::sync::atomic::AtomicBool>,
+    /// Set while it uses all of it: telemetry is refused.
+    pub memory_full: Arc<std::sync::atomic::AtomicBool>,
     /// Called with every change of a group's role.
     pub role_changed: Arc<dyn Fn(actors::id::ShardId, &Role) + Send + Sync>,
     /// Ends the process, with the reason.
@@ -393,6 +395,12 @@ impl Runtime {
                     if !self.env.disk.admits(&command) {
                         return reply.send(Err(CallError::Overloaded {
                             what: crate::disk::REFUSAL.into(),
+                        }));
+                    }
+                    let full = self.env.memory_full.load(std::sync::atomic::Ordering::Relaxed);
+                    if full && crate::disk::is_telemetry(&command) {
+                        return reply.send(Err(CallError::Overloaded {
+                            what: "memory of this node".into(),
                         }));
                     }
                     if let Some(queued) = queued {

@@ -1,7 +1,6 @@
 //! How full the disk is, and a file that holds back room for the moment when it is.
 //!
-//! A full disk refuses telemetry first and operations last. Decides the level, refuses nothing
-//! itself.
+//! Decides the level, refuses nothing itself.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -14,8 +13,8 @@ use nix::sys::statvfs::statvfs;
 use super::file;
 
 const FILE: &str = "reserve";
-/// Default size of the placeholder on a local cluster.
-pub const RESERVE_BYTES_DEFAULT: u64 = 64 << 20;
+/// Size of the placeholder; on a small disk a fortieth of it.
+const RESERVE_BYTES: u64 = 64 << 20;
 
 /// Bytes an ordinary process may still write on the disk of `dir`.
 ///
@@ -42,6 +41,8 @@ pub enum DiskLevel {
     Low,
     /// Only what frees room, and what keeps the cluster together, is accepted.
     Critical,
+    /// Nothing is written any more.
+    Full,
 }
 
 /// Free bytes below which a level begins. `critical` is at most `low`.
@@ -51,6 +52,8 @@ pub struct Watermarks {
     pub low: u64,
     /// Default 128 MiB.
     pub critical: u64,
+    /// Default 16 MiB.
+    pub full: u64,
 }
 
 impl Default for Watermarks {
@@ -58,18 +61,25 @@ impl Default for Watermarks {
         Self {
             low: 512 << 20,
             critical: 128 << 20,
+            full: 16 << 20,
         }
     }
 }
 
 impl Watermarks {
-    /// The defaults, on a small disk a tenth and a fortieth of it.
+    /// The defaults, on a small disk a tenth, a fortieth and a hundred-and-sixtieth of it.
     pub fn for_disk_of(bytes: u64) -> Self {
         let most = Self::default();
         Self {
             low: most.low.min(bytes / 10),
             critical: most.critical.min(bytes / 40),
+            full: most.full.min(bytes / 160),
         }
+    }
+
+    /// Bytes to hold back.
+    pub fn reserve(&self) -> u64 {
+        RESERVE_BYTES.min(self.critical)
     }
 
     /// The level after `free` bytes were seen at level `now`. A level is left only with an eighth
@@ -79,7 +89,9 @@ impl Watermarks {
             let slack = if now >= level { mark / 8 } else { 0 };
             free < mark.saturating_add(slack)
         };
-        if below(self.critical, DiskLevel::Critical) {
+        if below(self.full, DiskLevel::Full) {
+            DiskLevel::Full
+        } else if below(self.critical, DiskLevel::Critical) {
             DiskLevel::Critical
         } else if below(self.low, DiskLevel::Low) {
             DiskLevel::Low
@@ -97,17 +109,12 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// Allocates `bytes` (0: none) in `dir`, or adjusts what an earlier run left.
-    ///
-    /// # Errors
-    /// The disk has no room for it; nothing is left behind.
-    pub fn hold(dir: &Path, bytes: u64) -> io::Result<Self> {
-        let reserve = Self {
+    /// A file in `dir`, which [`Self::take`] makes of `bytes` (0: none).
+    pub fn new(dir: &Path, bytes: u64) -> Self {
+        Self {
             path: dir.join(FILE),
             bytes,
-        };
-        reserve.take()?;
-        Ok(reserve)
+        }
     }
 
     /// Gives the room to whoever needs it now.
@@ -121,10 +128,10 @@ impl Reserve {
         }
     }
 
-    /// Takes the room back once there is enough.
+    /// Allocates the room, or adjusts what an earlier run left.
     ///
     /// # Errors
-    /// As [`Self::hold`].
+    /// The disk has no room for it; nothing is left behind.
     pub fn take(&self) -> io::Result<()> {
         if self.bytes == 0 {
             return self.release();
@@ -166,29 +173,34 @@ mod tests {
                 .map(|m| m.blocks() * 512)
                 .unwrap_or(0)
         };
-        let reserve = Reserve::hold(dir.path(), 1 << 20).unwrap();
+        let reserve = Reserve::new(dir.path(), 1 << 20);
+        reserve.take().unwrap();
         assert!(blocks() >= 1 << 20);
         reserve.release().unwrap();
         reserve.release().unwrap();
         assert_eq!(blocks(), 0);
         reserve.take().unwrap();
         assert!(blocks() >= 1 << 20);
-        Reserve::hold(dir.path(), 0).unwrap();
+        Reserve::new(dir.path(), 0).take().unwrap();
         assert_eq!(blocks(), 0);
     }
 
     #[test]
     fn a_reserve_that_does_not_fit_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let refusal = Reserve::hold(dir.path(), 1 << 60).unwrap_err();
+        let refusal = Reserve::new(dir.path(), 1 << 60).take().unwrap_err();
         assert_eq!(refusal.kind(), io::ErrorKind::StorageFull);
         assert!(!dir.path().join(FILE).exists());
     }
 
     #[test]
     fn levels_follow_the_free_bytes_without_flapping() {
-        use DiskLevel::{Ample, Critical, Low};
-        let marks = Watermarks { low: 800, critical: 80 };
+        use DiskLevel::{Ample, Critical, Full, Low};
+        let marks = Watermarks {
+            low: 800,
+            critical: 80,
+            full: 8,
+        };
         for (now, free, next) in [
             (Ample, 800, Ample),
             (Ample, 799, Low),
@@ -200,6 +212,9 @@ mod tests {
             (Critical, 89, Critical),
             (Critical, 90, Low),
             (Critical, 900, Ample),
+            (Critical, 7, Full),
+            (Full, 8, Full),
+            (Full, 9, Critical),
         ] {
             assert_eq!(marks.level(now, free), next, "{now:?} with {free} free");
         }

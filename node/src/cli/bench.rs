@@ -11,6 +11,7 @@ mod limits;
 mod memory;
 mod methods;
 mod mosquitto;
+mod overload;
 mod report;
 mod restart;
 mod scale;
@@ -36,6 +37,8 @@ pub enum Section {
     Ingest,
     /// Round trips of method calls
     Methods,
+    /// Two and five times as much as the cluster takes: goodput, refusals, latency, memory, recovery
+    Overload,
     /// Bytes per connection and per device
     Memory,
     /// Write gap of each shard after kill -9 and after SIGSTOP of a leader
@@ -190,6 +193,10 @@ fn sections(args: &BenchArgs, report: &mut Report, interrupt: &Interrupt) -> Res
     if args.wants(Section::Methods) {
         let cluster = LocalCluster::up(args.plan(), interrupt)?;
         methods::measure(args, &cluster, report, interrupt)?;
+    }
+    if args.wants(Section::Overload) {
+        let cluster = LocalCluster::up(args.plan(), interrupt)?;
+        overload::measure(args, &cluster, report, interrupt)?;
     }
     if args.wants(Section::Failover) {
         let mut cluster = LocalCluster::up(args.plan(), interrupt)?;

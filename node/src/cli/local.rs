@@ -113,6 +113,7 @@ struct Status {
 struct ShardStatus {
     id: u16,
     leader: Option<u64>,
+    term: u64,
 }
 
 pub struct LocalCluster {
@@ -262,6 +263,21 @@ impl LocalCluster {
             }
         }
         Err(HarnessError::new("no node tells who leads", last))
+    }
+
+    /// The sum of all shards' terms: it grows with every election.
+    ///
+    /// # Errors
+    /// No node answers.
+    pub fn terms(&self) -> Result<u64, HarnessError> {
+        let mut last = String::new();
+        for node in &self.file.nodes {
+            match self.get::<Status>(node, "/api/v1/cluster") {
+                Ok(status) => return Ok(status.shards.iter().map(|shard| shard.term).sum()),
+                Err(error) => last = error,
+            }
+        }
+        Err(HarnessError::new("no node tells of its terms", last))
     }
 
     /// The node that leads most shards, and how many.

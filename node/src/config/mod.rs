@@ -97,7 +97,11 @@ pub struct Limits {
     pub gateway_children_max: usize,
     /// Bytes of publishes one node may hold unanswered before it stops reading.
     pub inflight_bytes_max: usize,
-    /// Resident memory beyond which idle devices leave memory at once.
+    /// Bytes all MQTT connections may buffer; beyond, those with most are closed.
+    pub buffer_bytes_max: usize,
+    /// How long a client may not read what it must, before it is closed.
+    pub slow_reader_timeout: Duration,
+    /// Resident memory; shortly before it, idle devices leave memory, and telemetry is refused.
     pub memory_bytes_max: u64,
     /// Largest HTTP request body, in bytes.
     pub http_body_bytes_max: usize,

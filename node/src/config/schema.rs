@@ -110,6 +110,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
     let gateway_children_max = count("gateway_children_max", 1_000, 1, 65_536);
     let memory_bytes_max = count("memory_bytes_max", 4096 * MIB as usize, 256 * MIB, 1 << 44);
     let inflight_bytes_max = count("inflight_bytes_max", 256 * MIB as usize, MIB, 1 << 36);
+    let buffer_bytes_max = count("buffer_bytes_max", 256 * MIB as usize, MIB, 1 << 36);
     let http_body_bytes_max = count("http_body_bytes_max", 256 * KIB as usize, 1024, 2 * MIB);
     let http_connections_max = count("http_connections_max", 1024, 8, 65_536);
     let shard_queue_max = count("shard_queue_max", 10_000, 1, 1_000_000);
@@ -128,6 +129,8 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         receive_maximum,
         gateway_children_max,
         inflight_bytes_max,
+        buffer_bytes_max,
+        slow_reader_timeout: time("slow_reader_timeout", secs(30), secs(1), secs(3600)),
         memory_bytes_max: memory_bytes_max as u64,
         http_body_bytes_max,
         http_connections_max,

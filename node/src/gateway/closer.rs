@@ -67,8 +67,13 @@ fn in_background<F: std::future::Future<Output = ()> + 'static>(
 
 async fn until_answered(shared: &Shared, key: &DeviceKey, command: Command) -> CallResult {
     let mut pause = PAUSE_MIN;
+    let gate = shared.gates.of(shared.devices.shard_of(key));
     loop {
-        match ask(&*shared.devices, key, command.clone()).await {
+        // Held for one attempt; nobody closes the semaphore.
+        let permit = gate.closing.acquire().await.ok();
+        let asked = ask(&*shared.devices, key, command.clone()).await;
+        drop(permit);
+        match asked {
             Ok(reply) => return Ok(reply),
             Err(CallError::Refused(refusal)) => return Err(CallError::Refused(refusal)),
             Err(_) => {

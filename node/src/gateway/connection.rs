@@ -47,8 +47,11 @@ pub struct Connection<S> {
     pub(super) methods: Methods,
     pub(super) subscriptions: Vec<Subscription>,
     pub(super) aliases: Aliases,
-    /// A publish that waits for room in the node's budget (3.1.1 cannot be refused one).
+    /// A publish that waits for its turn, or for room in the node's budget.
     pub(super) held: Option<Box<Publish>>,
+    pub(super) held_since: Option<Instant>,
+    /// What is at hand has waited too long: in this turn it is refused.
+    pub(super) shedding: bool,
     pub(super) now: Instant,
     /// Silence after which the client is taken for gone.
     pub(super) silence_max: Option<Duration>,
@@ -94,6 +97,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             shared,
             socket,
             held: None,
+            held_since: None,
+            shedding: false,
             now,
             heard_at: now,
             ending: None,
@@ -126,11 +131,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.answer_finished()?;
             self.read_packets()?;
         }
+        self.session.settle(self.now);
         self.submit_due();
         self.send_downlinks();
         self.send_calls();
         self.check_deadlines()?;
         self.socket.relax();
+        let buffered = self.socket.buffered() + self.down.queued_bytes();
+        if !self.session.buffer(buffered) {
+            return Err(End::BuffersFull);
+        }
         match &self.ending {
             Some(end) if self.inflight.is_empty() && self.held.is_none() => Err(end.clone()),
             _ => Ok(()),
@@ -139,6 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn take_notes(&mut self) -> Result<(), End> {
         let notes = self.session.mailbox.take();
+        self.session.granted(notes.granted);
         for answered in notes.answers {
             if answered.lane != OWN {
                 self.lane_answered(answered)?;
@@ -231,16 +242,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn answer_finished(&mut self) -> Result<(), End> {
         while let Some(finished) = self.inflight.pop_finished() {
-            self.session.give_back(finished.bytes);
-            metrics::answered(self.now.duration_since(finished.since));
+            let latency = self.now.duration_since(finished.since);
+            self.session.give_back(finished.bytes, latency);
+            metrics::answered(latency);
             self.answer(finished.after, finished.outcome)?;
         }
         Ok(())
     }
 
     fn read_packets(&mut self) -> Result<(), End> {
-        if let Some(publish) = self.held.take() {
-            self.on_publish(publish)?;
+        self.shedding = self.waited_too_long();
+        if self.shedding || !self.session.is_queued() {
+            if let Some(publish) = self.held.take() {
+                self.on_publish(publish)?;
+            }
         }
         while self.takes_packets() {
             match self.socket.front() {

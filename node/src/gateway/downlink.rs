@@ -70,6 +70,10 @@ impl Down {
         }
     }
 
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
     /// Something could be sent, were there room in the write buffer.
     pub fn is_waiting(&self) -> bool {
         self.queue

@@ -69,6 +69,20 @@ where
     }
 }
 
+/// Tells a client for which there is no room to come back, in words of its own version.
+pub async fn turn_away<S>(shared: &Shared, socket: &mut Socket<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match read_connect(shared, socket).await {
+        Ok((mut protocol, _)) => {
+            metrics::connect(protocol.name(), NoEntry::Busy.label());
+            say_no(&mut protocol, NoEntry::Busy, &mut socket.output);
+        }
+        Err(refused) => refuse(refused, &mut socket.output),
+    }
+}
+
 fn refuse(refused: Refused, out: &mut BytesMut) {
     match refused {
         Refused::Silently(why) => metrics::rejected(why),
@@ -147,6 +161,9 @@ async fn open(
         via: None,
     };
     let key = DeviceKey::new(tenant, device);
+    let Some(_place) = shared.handshakes.hold() else {
+        return Err(NoEntry::Busy);
+    };
     commit(shared, key, command).await
 }
 
@@ -241,7 +258,13 @@ async fn open_until(shared: &Arc<Shared>, key: &DeviceKey, command: Command) -> 
     let deadline = Instant::now() + limits.open_timeout;
     let mut pause = limits.retry_min;
     let mut in_doubt = false;
+    let gate = shared.gates.of(shared.devices.shard_of(key));
     let no = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Held for one attempt, so that a shard without a leader keeps nobody waiting at the door.
+        let Ok(permit) = tokio::time::timeout(left, gate.opening.acquire()).await else {
+            break NoEntry::Busy;
+        };
         let left = deadline.saturating_duration_since(Instant::now());
         let asked = ask(&*shared.devices, key, command.clone());
         let error = match tokio::time::timeout(left, asked).await {
@@ -259,6 +282,7 @@ async fn open_until(shared: &Arc<Shared>, key: &DeviceKey, command: Command) -> 
         if Instant::now() + pause >= deadline {
             break NoEntry::Unavailable;
         }
+        drop(permit);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(limits.retry_max);
     };

@@ -7,8 +7,13 @@ use std::time::Duration;
 pub struct Limits {
     /// Open connections of this node; each one costs a file descriptor. Default 18,000.
     pub connections_max: usize,
+    /// Clients beyond that which are told so at once; others are just closed. Default 256.
+    pub turning_away_max: usize,
     /// Connections accepted per second; further ones wait in the listen backlog. Default 4,000.
     pub accepts_per_sec_max: u32,
+    /// Clients whose CONNECT is being decided. Default 1,024; beyond, they are told to come back,
+    /// and before it comes to that nobody more is accepted.
+    pub handshakes_max: usize,
     /// From accept to a whole CONNECT. Default 5 s.
     pub connect_timeout: Duration,
     /// From CONNECT to the committed session; then the client is told to come back. Default 2 s.
@@ -29,6 +34,11 @@ pub struct Limits {
     pub children_max: usize,
     /// Topic aliases a client may use in one connection (MQTT 5). Default 16.
     pub topic_alias_max: u16,
+    /// How long a publish may wait for its turn before an MQTT 5 client is refused it. Default 1 s.
+    pub admission_wait: Duration,
+    /// Bytes that all connections of this node buffer: packets not complete yet, answers and
+    /// downlinks not read yet. Beyond, the connections with most are closed. Default 256 MiB.
+    pub buffer_bytes_max: usize,
     /// User properties of one packet. Default 64.
     pub user_properties_max: usize,
     /// Bytes waiting for one client to read them; beyond, it is not read from. Default 128 KiB.
@@ -60,7 +70,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 18_000,
+            turning_away_max: 256,
             accepts_per_sec_max: 4_000,
+            handshakes_max: 1_024,
             connect_timeout: Duration::from_secs(5),
             open_timeout: Duration::from_secs(2),
             connect_bytes_max: 64 * 1024,
@@ -71,6 +83,8 @@ impl Default for Limits {
             node_in_flight_bytes_max: 256 * 1024 * 1024,
             children_max: 1_000,
             topic_alias_max: 16,
+            admission_wait: Duration::from_secs(1),
+            buffer_bytes_max: 256 * 1024 * 1024,
             user_properties_max: 64,
             write_buffer_bytes_max: 128 * 1024,
             slow_reader_timeout: Duration::from_secs(30),

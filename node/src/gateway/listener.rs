@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::auth::Authenticator;
 use super::connection::Connection;
+use super::gate::Gates;
 use super::limits::Limits;
 use super::mailbox::Stop;
 use super::port::Devices;
@@ -22,10 +24,18 @@ use super::socket::Socket;
 use super::stream::Stream;
 use super::{handshake, metrics, upgrade};
 
+/// How often the metrics of what waits are set.
+const LOAD_POLL: Duration = Duration::from_millis(500);
 /// How often a draining node is asked whether its connections may go.
 const DRAIN_POLL: Duration = Duration::from_millis(100);
 /// Pause after an accept that failed (out of descriptors, mostly).
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// How often a crowd at the door is looked at.
+const CROWD_POLL: Duration = Duration::from_millis(5);
+/// Accepts are spread over each second in windows of this length.
+const ACCEPT_WINDOW: Duration = Duration::from_millis(20);
+/// What the kernel may hold of one connection, in each direction; Linux doubles it for its own use.
+const SOCKET_BUFFER_BYTES: usize = 64 * 1024;
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4096;
 
@@ -41,6 +51,8 @@ pub struct GatewayConfig {
     pub authenticator: Arc<dyn Authenticator>,
     /// The one the cluster delivers downlinks into.
     pub registry: Arc<Registry>,
+    /// What is let through to each shard, by this gateway and by HTTP together.
+    pub gates: Arc<Gates>,
 }
 
 /// The running gateway. Dropping it stops nothing; call [`Self::shutdown`].
@@ -83,6 +95,7 @@ impl Gateway {
             config.authenticator,
             config.registry,
             config.ws_origins,
+            config.gates,
         ));
         let pace = Arc::new(Mutex::new(Pace::new(shared.limits.accepts_per_sec_max)));
         let ws = ws_listener.map(|listener| (listener, Below::WebSocket));
@@ -98,6 +111,7 @@ impl Gateway {
         }
         first.spawn(watch_leaders(shared.clone()));
         first.spawn(watch_drain(shared.clone()));
+        first.spawn(watch_load(shared.clone()));
         tracing::info!(%address, websocket = ?ws_address, "MQTT listening");
         Ok(Self {
             shared,
@@ -196,6 +210,10 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Accepted connections inherit both. What a client has sent beyond its window would wait here,
+    // and the kernel lets it be tens of megabytes each.
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -220,6 +238,9 @@ impl Acceptor {
             }
         };
         loop {
+            while self.is_crowded() {
+                tokio::time::sleep(CROWD_POLL).await;
+            }
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = stopped(&self.shared) => return,
@@ -243,10 +264,15 @@ impl Acceptor {
         }
     }
 
+    /// Whoever waits in the kernel's backlog costs nothing; who was accepted costs a handshake.
+    fn is_crowded(&self) -> bool {
+        let max = self.shared.limits.handshakes_max;
+        self.shared.stopping().is_none() && self.shared.handshakes.used() > max / 2
+    }
+
     fn hand_over(&mut self, stream: TcpStream, peer: SocketAddr) {
         if !self.shared.connections.take(1) {
-            metrics::rejected("too_many_connections");
-            return;
+            return self.turn_away(stream);
         }
         let place = Place::new(self.shared.clone());
         let stream = match prepare(stream) {
@@ -262,6 +288,23 @@ impl Acceptor {
         if !sent {
             metrics::rejected("arbiter_stopped");
         }
+    }
+}
+
+impl Acceptor {
+    /// Says in the client's own protocol that there is no room, as far as that costs little.
+    fn turn_away(&self, stream: TcpStream) {
+        metrics::rejected("too_many_connections");
+        let (shared, below) = (self.shared.clone(), self.below);
+        actix_rt::spawn(async move {
+            // Without a place there, it is just closed; so is a WebSocket, which has no CONNECT yet.
+            let (Some(_place), Below::Tcp) = (shared.turning_away.hold(), below) else {
+                return;
+            };
+            let mut socket = Socket::new(Stream::Tcp(stream));
+            handshake::turn_away(&shared, &mut socket).await;
+            socket.close_gently(shared.limits.linger).await;
+        });
     }
 }
 
@@ -347,6 +390,14 @@ async fn watch_leaders(shared: Arc<Shared>) {
     }
 }
 
+/// Tells the metrics what waits.
+async fn watch_load(shared: Arc<Shared>) {
+    while shared.stopping() != Some(Stop::ShuttingDown) {
+        metrics::load(shared.gates.waiting(), shared.buffered.load(Ordering::Relaxed));
+        tokio::time::sleep(LOAD_POLL).await;
+    }
+}
+
 /// A drained node leads nothing any more; its connections go elsewhere.
 async fn watch_drain(shared: Arc<Shared>) {
     while shared.stopping() != Some(Stop::ShuttingDown) {
@@ -359,7 +410,7 @@ async fn watch_drain(shared: Arc<Shared>) {
 
 /// Spreads accepts over each second.
 struct Pace {
-    per_sec: u32,
+    per_window: u32,
     since: Option<Instant>,
     accepted: u32,
 }
@@ -367,7 +418,7 @@ struct Pace {
 impl Pace {
     fn new(per_sec: u32) -> Self {
         Self {
-            per_sec: per_sec.max(1),
+            per_window: (per_sec / 50).max(1),
             since: None,
             accepted: 0,
         }
@@ -375,13 +426,12 @@ impl Pace {
 
     /// How long to accept nothing.
     fn accepted(&mut self, now: Instant) -> Option<Duration> {
-        let window = Duration::from_secs(1);
         let since = *self.since.get_or_insert(now);
-        if now.duration_since(since) >= window {
+        if now.duration_since(since) >= ACCEPT_WINDOW {
             self.since = Some(now);
             self.accepted = 0;
         }
         self.accepted += 1;
-        (self.accepted >= self.per_sec).then(|| (since + window).saturating_duration_since(now))
+        (self.accepted >= self.per_window).then(|| (since + ACCEPT_WINDOW).saturating_duration_since(now))
     }
 }

@@ -48,6 +48,9 @@ pub struct Notes {
     /// Sessions whose shard has a new leader.
     pub leader_changed: Vec<Lane>,
     pub stop: Option<Stop>,
+    /// Commands the gate lets through.
+    pub granted: usize,
+    closed: bool,
 }
 
 impl Notes {
@@ -57,6 +60,7 @@ impl Notes {
             && self.calls.is_empty()
             && self.leader_changed.is_empty()
             && self.stop.is_none()
+            && self.granted == 0
     }
 }
 
@@ -83,6 +87,25 @@ impl Mailbox {
         drop(notes);
         self.waker.wake();
         true
+    }
+
+    /// The connection's turn has come. `false`: it has ended.
+    pub fn grant(&self, commands: usize) -> bool {
+        let mut notes = self.lock();
+        if notes.closed {
+            return false;
+        }
+        notes.granted += commands;
+        drop(notes);
+        self.waker.wake();
+        true
+    }
+
+    /// Takes no more grants; returns those that nobody has looked at.
+    pub fn close(&self) -> usize {
+        let mut notes = self.lock();
+        notes.closed = true;
+        std::mem::take(&mut notes.granted)
     }
 
     /// Refuses the call when too many are there.

@@ -10,6 +10,18 @@ use crate::observe::metrics::names::INGEST_MESSAGES;
 /// `(name, kind, labels, meaning)`, for `docs/reference/metrics.md`.
 pub const METRICS: &[(&str, &str, &str, &str)] = &[
     (CONNECTIONS, "gauge", "", "open MQTT connections"),
+    (
+        WAITING,
+        "gauge",
+        "",
+        "connections and requests that wait for their turn: the shard has more to do than it can",
+    ),
+    (
+        BUFFERED,
+        "gauge",
+        "",
+        "bytes that MQTT connections buffer, against limits.buffer_bytes_max",
+    ),
     (CONNECTS, "counter", "protocol, result", "CONNECT packets by outcome"),
     (ENDS, "counter", "reason", "connections ended after CONNACK, by reason"),
     (
@@ -86,6 +98,8 @@ pub const METRICS: &[(&str, &str, &str, &str)] = &[
 ];
 
 const CONNECTIONS: &str = "holdfast_mqtt_connections";
+const WAITING: &str = "holdfast_mqtt_connections_waiting";
+const BUFFERED: &str = "holdfast_mqtt_buffered_bytes";
 const CONNECTS: &str = "holdfast_mqtt_connects_total";
 const ENDS: &str = "holdfast_mqtt_ends_total";
 const REJECTED: &str = "holdfast_mqtt_rejected_total";
@@ -129,6 +143,12 @@ static EVERY_MESSAGE: LazyLock<EveryMessage> = LazyLock::new(|| EveryMessage {
 pub(super) const SUCCESS: &str = "success";
 /// The usual outcome of a message.
 pub(super) const ACKNOWLEDGED: &str = "acknowledged";
+
+/// What is waiting now.
+pub(super) fn load(waiting: usize, buffered: usize) {
+    gauge!(WAITING).set(waiting as f64);
+    gauge!(BUFFERED).set(buffered as f64);
+}
 
 /// From the bytes of a turn being at hand to its last command being on its way.
 pub(super) fn admitted(after: Duration) {

@@ -13,6 +13,7 @@ mod closer;
 mod connect;
 mod connection;
 mod downlink;
+pub mod gate;
 mod handshake;
 mod inflight;
 mod limits;
@@ -37,6 +38,7 @@ mod waiting;
 mod websocket;
 
 pub use auth::{Authenticator, Credentials, OpenOnLoopback, Verdict};
+pub use gate::Gates;
 pub use limits::Limits;
 pub use listener::{Gateway, GatewayConfig};
 pub use registry::Registry;

@@ -18,9 +18,10 @@ pub trait Devices: Send + Sync + 'static {
     fn draining(&self) -> bool;
     /// Draining, and nothing is led here any more.
     fn drained(&self) -> bool;
-    /// The disk is nearly full: new telemetry is refused before it is given an ordinal.
-    fn refuses_telemetry(&self) -> bool {
-        false
+    /// Why new telemetry is refused before it is given an ordinal, if it is: the disk is nearly
+    /// full, or the memory.
+    fn refuses_telemetry(&self) -> Option<&'static str> {
+        None
     }
 }
 
@@ -46,7 +47,7 @@ impl Devices for cluster::Cluster {
     fn drained(&self) -> bool {
         cluster::Cluster::drained(self)
     }
-    fn refuses_telemetry(&self) -> bool {
+    fn refuses_telemetry(&self) -> Option<&'static str> {
         cluster::Cluster::refuses_telemetry(self)
     }
 }

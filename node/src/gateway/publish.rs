@@ -18,6 +18,7 @@ use super::connection::Connection;
 use super::inflight::{After, Outcome};
 use super::metrics;
 use super::reasons::{self, End, Violation};
+use super::session::Room;
 
 /// User property of a PUBACK: the receipt as text.
 const RECEIPT: ByteString = ByteString::from_static("holdfast-receipt");
@@ -95,8 +96,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Err(refusal) = check_telemetry(&telemetry) {
             return self.refuse(&publish, reasons::puback(&refusal), "telemetry_invalid");
         }
-        if self.shared.devices.refuses_telemetry() {
-            return self.refuse(&publish, PublishAckReason::QuotaExceeded, "disk_nearly_full");
+        if let Some(why) = self.shared.devices.refuses_telemetry() {
+            return self.put_off(publish, why);
         }
         let Admission::Granted { publish, bytes } = self.admit(publish)? else {
             return Ok(());
@@ -117,22 +118,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Whether the node has room for it. A QoS 0 publish is dropped otherwise, an MQTT 5 one
-    /// refused, a 3.1.1 one waits, and its socket with it.
+    /// Whether there is room for it. A QoS 0 publish is dropped otherwise. One of QoS 1 waits for
+    /// its turn, and its socket with it; in MQTT 5 it is refused when that takes too long, or when
+    /// the node holds as many bytes as it may.
     pub(super) fn admit(&mut self, publish: Box<Publish>) -> Result<Admission, End> {
         let bytes = publish.payload.len() + OVERHEAD_BYTES;
         let at_most_once = publish.packet_id.is_none();
         let crowded = at_most_once && self.inflight.len() >= self.shared.limits.qos0_in_flight_max;
-        if !crowded && self.session.take(bytes) {
+        let room = match crowded {
+            true => Room::None,
+            false => self.session.take(bytes),
+        };
+        if room == Room::Taken {
+            self.held_since = None;
             metrics::publish(!at_most_once, publish.payload.len());
             return Ok(Admission::Granted { publish, bytes });
         }
-        if at_most_once || self.protocol.is_v5() {
+        let waits = match room {
+            Room::Queue => !self.shedding,
+            _ => !self.protocol.is_v5(),
+        };
+        if at_most_once || !waits {
+            self.held_since = None;
             self.refuse(&publish, PublishAckReason::QuotaExceeded, "overload")?;
         } else {
+            if room == Room::Queue {
+                self.session.queue();
+            }
             self.held = Some(publish);
+            self.held_since.get_or_insert(self.now);
         }
         Ok(Admission::Settled)
+    }
+
+    /// The node takes no telemetry for now. In MQTT 5 the client is told; in 3.1.1, which has no
+    /// word for it, it waits: to close would only make it come back, at the price of a session.
+    fn put_off(&mut self, publish: Box<Publish>, why: &'static str) -> Result<(), End> {
+        if publish.packet_id.is_none() || self.protocol.is_v5() {
+            return self.refuse(&publish, PublishAckReason::QuotaExceeded, why);
+        }
+        self.held = Some(publish);
+        Ok(())
     }
 
     /// Refuses a publish that has no ordinal, in its turn.

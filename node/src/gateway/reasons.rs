@@ -88,6 +88,8 @@ pub enum End {
     PublishRefused(&'static str),
     KeepAlive,
     SlowReader,
+    /// The node buffers as much as it may, and this connection more than its share.
+    BuffersFull,
     TakenOver,
     NotAuthorised,
     Draining,
@@ -108,7 +110,7 @@ impl End {
             End::Violation(violation) => violation.code(),
             End::PublishRefused(_) | End::Broken(_) => Bye::ImplementationSpecificError,
             End::KeepAlive => Bye::KeepAliveTimeout,
-            End::SlowReader => Bye::QuotaExceeded,
+            End::SlowReader | End::BuffersFull => Bye::QuotaExceeded,
             End::TakenOver => Bye::SessionTakenOver,
             End::NotAuthorised => Bye::NotAuthorized,
             End::Draining => Bye::UseAnotherServer,
@@ -127,6 +129,7 @@ impl End {
             End::PublishRefused(_) => "publish_refused",
             End::KeepAlive => "keep_alive",
             End::SlowReader => "slow_reader",
+            End::BuffersFull => "buffers_full",
             End::TakenOver => "taken_over",
             End::NotAuthorised => "not_authorised",
             End::Draining => "draining",
@@ -212,6 +215,8 @@ pub enum NoEntry {
     /// No leader, too much load, an unknown outcome: come back.
     Unavailable,
     Draining,
+    /// As many connections as there may be, or too many at once: come back.
+    Busy,
     PacketTooLarge,
     Malformed,
     BadAuthMethod,
@@ -232,7 +237,9 @@ impl NoEntry {
             NoEntry::UnsupportedProtocol => Connack3::UnacceptableProtocolVersion,
             NoEntry::BadClientId => Connack3::IdentifierRejected,
             NoEntry::NotAuthorised | NoEntry::WillTopic => Connack3::NotAuthorized,
-            NoEntry::Unavailable | NoEntry::Draining | NoEntry::Quarantined => Connack3::ServiceUnavailable,
+            NoEntry::Unavailable | NoEntry::Draining | NoEntry::Busy | NoEntry::Quarantined => {
+                Connack3::ServiceUnavailable
+            }
             _ => return None,
         })
     }
@@ -244,6 +251,7 @@ impl NoEntry {
             NoEntry::NotAuthorised => Connack5::NotAuthorized,
             NoEntry::Unavailable | NoEntry::Quarantined => Connack5::ServerUnavailable,
             NoEntry::Draining => Connack5::UseAnotherServer,
+            NoEntry::Busy => Connack5::QuotaExceeded,
             NoEntry::PacketTooLarge => Connack5::PacketTooLarge,
             NoEntry::Malformed => Connack5::MalformedPacket,
             NoEntry::BadAuthMethod => Connack5::BadAuthenticationMethod,
@@ -261,6 +269,7 @@ impl NoEntry {
             NoEntry::NotAuthorised => "not_authorised",
             NoEntry::Unavailable => "unavailable",
             NoEntry::Draining => "draining",
+            NoEntry::Busy => "busy",
             NoEntry::PacketTooLarge => "packet_too_large",
             NoEntry::Malformed => "malformed",
             NoEntry::BadAuthMethod => "bad_auth_method",

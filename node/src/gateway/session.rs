@@ -1,13 +1,19 @@
 //! What a connection holds on behalf of its session.
 
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actors::device::CloseCause;
-use actors::id::DeviceKey;
+use actors::id::{DeviceKey, ShardId};
 
 use super::closer;
+use super::gate::Gate;
 use super::mailbox::Mailbox;
 use super::shared::Shared;
+
+/// What every connection may buffer, however many there are.
+const SHARE_MIN: usize = 20 * 1024;
 
 /// What a connection holds on behalf of its session, given back however it ends: even a panic
 /// leaves no ghost.
@@ -19,6 +25,16 @@ pub(super) struct SessionGuard {
     cause: Option<CloseCause>,
     /// Of the node's budget.
     bytes: usize,
+    /// Bytes in this connection's own buffers.
+    buffered: usize,
+    shard: ShardId,
+    /// Commands that went through the gate and are not answered.
+    inside: usize,
+    /// Commands that may still go through in this turn.
+    granted: usize,
+    queued: bool,
+    /// Answered in this turn: how many, and their latency all together.
+    answered: (usize, Duration),
 }
 
 impl SessionGuard {
@@ -30,21 +46,94 @@ impl SessionGuard {
             mailbox,
             cause: Some(CloseCause::Abrupt),
             bytes: 0,
+            buffered: 0,
+            shard: shared.devices.shard_of(key),
+            inside: 0,
+            granted: 0,
+            queued: false,
+            answered: (0, Duration::ZERO),
         }
     }
 
-    /// Takes from the node's budget; says whether there was room.
-    pub(super) fn take(&mut self, bytes: usize) -> bool {
-        let taken = self.shared.in_flight_bytes.take(bytes);
-        if taken {
-            self.bytes += bytes;
+    /// Notes what the connection's buffers hold. `false`: all of the node's hold too much, and this
+    /// one more than its share.
+    pub(super) fn buffer(&mut self, bytes: usize) -> bool {
+        if bytes == self.buffered {
+            return true;
         }
-        taken
+        let shared = &self.shared;
+        let before = match bytes.checked_sub(self.buffered) {
+            Some(more) => shared.buffered.fetch_add(more, Ordering::Relaxed),
+            None => shared.buffered.fetch_sub(self.buffered - bytes, Ordering::Relaxed),
+        };
+        let grew = bytes > self.buffered;
+        self.buffered = bytes;
+        let max = shared.limits.buffer_bytes_max;
+        let share = max / shared.connections.used().max(1);
+        !(grew && before > max && bytes > share.max(SHARE_MIN))
     }
 
-    pub(super) fn give_back(&mut self, bytes: usize) {
+    pub(super) fn gate(&self) -> &Gate {
+        self.shared.gates.of(self.shard)
+    }
+
+    /// Takes a place at the gate and bytes of the node's budget for a command.
+    pub(super) fn take(&mut self, bytes: usize) -> Room {
+        if self.granted > 0 {
+            self.granted -= 1;
+        } else if !self.gate().enter() {
+            return Room::Queue;
+        }
+        if !self.shared.in_flight_bytes.take(bytes) {
+            self.gate().leave(1);
+            return Room::None;
+        }
+        self.inside += 1;
+        self.bytes += bytes;
+        Room::Taken
+    }
+
+    /// The answer to a command that took its place and bytes has come.
+    pub(super) fn give_back(&mut self, bytes: usize, latency: Duration) {
+        if bytes == 0 {
+            return;
+        }
         self.bytes -= bytes;
         self.shared.in_flight_bytes.give_back(bytes);
+        self.inside -= 1;
+        self.answered.0 += 1;
+        self.answered.1 += latency;
+    }
+
+    /// Stands in the gate's queue from now on, if it does not yet.
+    pub(super) fn queue(&mut self) {
+        if !self.queued {
+            self.queued = true;
+            self.gate().wait(self.mailbox.clone());
+        }
+    }
+
+    pub(super) fn is_queued(&self) -> bool {
+        self.queued
+    }
+
+    pub(super) fn granted(&mut self, commands: usize) {
+        if commands > 0 {
+            self.queued = false;
+            self.granted += commands;
+        }
+    }
+
+    /// The turn ends: the gate learns what was answered, and gets back what was not used.
+    pub(super) fn settle(&mut self, now: Instant) {
+        let (commands, latency) = std::mem::take(&mut self.answered);
+        if commands > 0 {
+            self.gate().answered(commands, latency, now);
+        }
+        let unused = std::mem::take(&mut self.granted);
+        if unused > 0 {
+            self.gate().leave(unused);
+        }
     }
 
     /// How the session ends; `None` when it is no longer this connection's.
@@ -53,9 +142,24 @@ impl SessionGuard {
     }
 }
 
+/// Whether a command may be submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Taken,
+    /// The shard has enough on its way; wait for a turn.
+    Queue,
+    /// The node holds as many bytes as it may.
+    None,
+}
+
 impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.shared.in_flight_bytes.give_back(self.bytes);
+        self.shared.buffered.fetch_sub(self.buffered, Ordering::Relaxed);
+        let left = self.inside + self.answered.0 + self.granted + self.mailbox.close();
+        if left > 0 {
+            self.gate().leave(left);
+        }
         self.shared.registry.remove(&self.key, &self.mailbox);
         if let Some(cause) = self.cause.take() {
             closer::close(&self.shared, self.key.clone(), self.generation, cause);

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use actors::shell::LivePolicy;
 
 use super::auth::Authenticator;
+use super::gate::Gates;
 use super::limits::Limits;
 use super::mailbox::Stop;
 use super::port::Devices;
@@ -22,7 +23,15 @@ pub struct Shared {
     pub ws_origins: Vec<String>,
     /// Payload bytes in flight over all connections.
     pub in_flight_bytes: Budget,
+    /// Bytes that connections buffer; see [`super::session::SessionGuard::buffer`].
+    pub buffered: AtomicUsize,
+    /// What is let through to each shard.
+    pub gates: Arc<Gates>,
     pub connections: Budget,
+    /// Clients whose CONNECT is being decided.
+    pub handshakes: Budget,
+    /// Clients that are being told that there is no room.
+    pub turning_away: Budget,
     /// Ends of sessions that are not committed yet.
     pub closes: Budget,
     stopping: OnceLock<Stop>,
@@ -36,10 +45,15 @@ impl Shared {
         authenticator: Arc<dyn Authenticator>,
         registry: Arc<Registry>,
         ws_origins: Vec<String>,
+        gates: Arc<Gates>,
     ) -> Self {
         Self {
             in_flight_bytes: Budget::new(limits.node_in_flight_bytes_max),
+            buffered: AtomicUsize::new(0),
+            gates,
             connections: Budget::new(limits.connections_max),
+            handshakes: Budget::new(limits.handshakes_max),
+            turning_away: Budget::new(limits.turning_away_max),
             closes: Budget::new(limits.closes_max),
             stopping: OnceLock::new(),
             limits,
@@ -91,11 +105,25 @@ impl Budget {
         self.max.store(max, Ordering::Relaxed);
     }
 
+    /// Takes one for as long as the returned value lives; `None`: there was no room.
+    pub fn hold(&self) -> Option<Hold<'_>> {
+        self.take(1).then(|| Hold(self))
+    }
+
     pub fn give_back(&self, amount: usize) {
         self.used.fetch_sub(amount, Ordering::Relaxed);
     }
 
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+}
+
+/// One of a budget, given back however its holder ends.
+pub struct Hold<'a>(&'a Budget);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.give_back(1);
     }
 }

@@ -93,6 +93,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
+    /// Bytes that both buffers take.
+    pub fn buffered(&self) -> usize {
+        self.input.capacity() + self.output.capacity()
+    }
+
     /// Looks at the front of the input without consuming it.
     pub fn front(&self) -> Front {
         front(&self.input)

@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::connection::Connection;
 use super::reasons::End;
 
-/// How often a 3.1.1 publish that found the node's budget used up is tried again.
-const HELD_RETRY: Duration = Duration::from_millis(20);
+/// How often a publish that found the node's budget used up is tried again.
+const HELD_RETRY: Duration = Duration::from_millis(100);
 
 /// The timer of a connection, made when it is first needed.
 #[derive(Default)]
@@ -141,6 +141,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
+    /// Whether a publish has waited for its turn for as long as its client can be left waiting.
+    pub(super) fn waited_too_long(&self) -> bool {
+        let wait = self.shared.limits.admission_wait;
+        self.protocol.is_v5()
+            && self.held_since.is_some_and(|since| self.now >= since + wait)
+            // A shard without a leader is not busy; its commands have a deadline of their own.
+            && self.session.gate().moves(self.now)
+    }
+
+    /// When to look at the publish again that is held. A turn comes as a note.
+    fn held_until(&self) -> Option<Instant> {
+        self.held.as_ref()?;
+        let retry = self.now + HELD_RETRY;
+        if !self.session.is_queued() {
+            return Some(retry);
+        }
+        let late = self.held_since? + self.shared.limits.admission_wait;
+        self.protocol.is_v5().then_some(late.max(retry))
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let limits = &self.shared.limits;
         let silence = self
@@ -154,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.slow_since.map(|since| since + limits.slow_reader_timeout),
             self.announce_at,
             self.children.as_ref().and_then(|children| children.next_deadline()),
-            self.held.as_ref().map(|_| self.now + HELD_RETRY),
+            self.held_until(),
             silence,
         ]
         .into_iter()

@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::gateway::Gates;
 
 /// What operators prove themselves with. Never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -48,6 +51,9 @@ pub struct HttpConfig {
     pub deadline: Duration,
     /// Longest time a stop waits for requests in flight. Default 10 s; 1 s..=60 s.
     pub stop_timeout: Duration,
+    /// What is let through to each shard, together with MQTT.
+    /// Default: gates of its own, for 16 shards.
+    pub gates: Arc<Gates>,
 }
 
 /// A setting outside its range.
@@ -72,6 +78,7 @@ impl HttpConfig {
             keep_alive: Duration::from_secs(75),
             deadline: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(10),
+            gates: Gates::new(16),
         }
     }
 

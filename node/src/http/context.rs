@@ -18,6 +18,7 @@ use super::config::HttpConfig;
 use super::live::Live;
 use super::port::Backend;
 use super::problem::{Ask, Kind, Problem};
+use crate::gateway::gate::Pass;
 use crate::observe::metrics::Metrics;
 use crate::serve::control::Control;
 
@@ -27,6 +28,9 @@ pub const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
 /// How much longer than its deadline a call may run before the edge gives up on it: what the
 /// cluster says at the deadline is more exact than "unknown".
 const GRACE: Duration = Duration::from_millis(250);
+
+/// How long a telemetry message waits for its turn before it is refused.
+const PASS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Shared by all workers of the server.
 pub struct App {
@@ -161,6 +165,20 @@ impl Context {
             Answer::Refused(refusal) => Err(Problem::of_refusal(refusal, ask)),
             answer => Ok(Reply { answer, ..reply }),
         }
+    }
+
+    /// Waits for the turn of a telemetry message. Keep what is returned until it is answered.
+    ///
+    /// # Errors
+    /// 429: the shard has more to do than it can, and the wait was long enough.
+    pub async fn pass(&self, device: &DeviceKey) -> Result<Pass<'_>, Problem> {
+        let shards = u16::try_from(self.app.shard_count().await).unwrap_or(1).max(1);
+        let patience = PASS_PATIENCE.min(self.left());
+        let gate = self.app.config.gates.of(device.shard(shards));
+        gate.pass(patience).await.ok_or_else(|| {
+            let what = "telemetry of this shard".to_owned();
+            Problem::of_call(CallError::Overloaded { what }, Ask::Write)
+        })
     }
 
     /// Waits for any question to the backend, at most until the deadline.

@@ -66,6 +66,7 @@ pub async fn post(context: Context, id: web::Path<String>, body: Body) -> Result
 }
 
 async fn record(context: &Context, device: &DeviceKey, command: Command) -> Result<Reply, Problem> {
+    let _pass = context.pass(device).await?;
     let call = context.app.backend.call(device, command, context.left());
     let outcome = context.finish(async { Ok(call.await) }, Ask::Write).await;
     // A call that did not come back in time is as unknown as one that says so.

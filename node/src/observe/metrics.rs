@@ -109,6 +109,8 @@ metrics_table! {
         "Bytes read by them.";
     HTTP_REQUESTS Counter "holdfast_http_requests_total" ["method", "route", "status"] "requests"
         "HTTP requests answered.";
+    ARBITER_LATE Histogram "holdfast_arbiter_late_seconds" [] "seconds"
+        "How much later than meant an arbiter's beat came: above 0.1, the node stands for no election against a leader it is connected to.";
     HTTP_REQUEST_SECONDS Histogram "holdfast_http_request_seconds" ["route"] "seconds"
         "Time from the head of an HTTP request to its answer.";
     CONFIG_RELOADS Counter "holdfast_config_reloads_total" ["result"] "reloads"

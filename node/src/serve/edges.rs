@@ -6,10 +6,15 @@ use actors::shell::LivePolicy;
 
 use super::ServeError;
 use crate::config::NodeConfig;
-use crate::gateway::{GatewayConfig, Limits, OpenOnLoopback, Registry};
+use crate::gateway::{Gates, GatewayConfig, Limits, OpenOnLoopback, Registry};
 use crate::http::{HttpConfig, Token};
 
-pub fn gateway_config(config: &NodeConfig, policy: LivePolicy, registry: Arc<Registry>) -> GatewayConfig {
+pub fn gateway_config(
+    config: &NodeConfig,
+    policy: LivePolicy,
+    registry: Arc<Registry>,
+    gates: Arc<Gates>,
+) -> GatewayConfig {
     let limits = &config.limits;
     GatewayConfig {
         listen: config.listen.mqtt,
@@ -22,12 +27,15 @@ pub fn gateway_config(config: &NodeConfig, policy: LivePolicy, registry: Arc<Reg
             receive_maximum: limits.receive_maximum,
             children_max: limits.gateway_children_max,
             node_in_flight_bytes_max: limits.inflight_bytes_max,
+            buffer_bytes_max: limits.buffer_bytes_max,
+            slow_reader_timeout: limits.slow_reader_timeout,
             ..Limits::default()
         },
         policy,
         // The only mode there is, and `config` refuses other than loopback addresses in it.
         authenticator: Arc::new(OpenOnLoopback),
         registry,
+        gates,
     }
 }
 

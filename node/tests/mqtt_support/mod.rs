@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actors::shell::LivePolicy;
 use bytes::BytesMut;
-use node::gateway::{Gateway, GatewayConfig, Limits, OpenOnLoopback, Registry};
+use node::gateway::{Gates, Gateway, GatewayConfig, Limits, OpenOnLoopback, Registry};
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::{v3, v5};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,6 +42,7 @@ pub fn with_gateway<F: Future<Output = ()>>(limits: Limits, test: impl FnOnce(Be
             policy: LivePolicy::default(),
             authenticator: Arc::new(OpenOnLoopback),
             registry,
+            gates: Gates::new(16),
         };
         let handles = arbiters.iter().map(actix_rt::Arbiter::handle).collect();
         let gateway = Gateway::start(config, fake.clone(), handles).unwrap();
