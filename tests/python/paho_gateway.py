@@ -164,6 +164,30 @@ def reconnect(version):
     hub.close()
 
 
+def methods(version):
+    """Operators call methods of children, from any node; the gateway answers."""
+    hub, children = family(version, 2)
+    for child in children:
+        assert hub.subscribe(topic(child, "methods/#")) == 1
+    for node, child in enumerate(children, 1):
+        answers = []
+
+        def call():
+            path = "/api/v1/devices/%s/methods/blink" % child
+            answers.append(http("POST", path, {"payload": {"times": node}, "timeout_ms": 20_000}, node=node))
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        message = hub.messages.get(timeout=60)
+        assert message.topic.startswith(topic(child, "methods/blink/")), message.topic
+        assert json.loads(message.payload) == {"times": node}
+        rid = message.topic.rsplit("/", 1)[1]
+        hub.publish(json.dumps({"status": 200, "payload": child}), topic(child, "methods/res/" + rid))
+        caller.join()
+        assert answers == [(200, {"status": 200, "payload": child})], answers
+    hub.close()
+
+
 def killed(version):
     """The leaders of the children's shards die while the gateway publishes for twenty of them."""
     hub, children = family(version, 20)

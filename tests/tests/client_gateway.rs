@@ -45,6 +45,13 @@ fn a_gateway_comes_back_to_its_children() {
     scenario("reconnect:5");
 }
 
+/// Methods of a child go through its gateway.
+#[test]
+fn methods_of_children_go_through_their_gateway() {
+    scenario("methods:3");
+    scenario("methods:5");
+}
+
 /// Nothing acknowledged is lost, nothing is stored twice, each child's order holds.
 #[test]
 fn children_survive_the_kill_of_their_leaders() {
