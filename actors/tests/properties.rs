@@ -362,6 +362,6 @@ fn stories_reach_every_event() {
         }
     }
     println!("{seen:?}");
-    assert_eq!(seen.len(), 15, "{seen:?}");
+    assert_eq!(seen.len(), 16, "{seen:?}");
     assert!(seen.values().all(|count| *count >= 3), "{seen:?}");
 }

@@ -529,21 +529,21 @@ fn a_gateway_acts_for_its_own_children_only() {
 /// The session of a gateway ends with its right to hold it; one of the child's own does not.
 #[test]
 fn a_session_ends_with_the_right_to_hold_it() {
-    check("put gateway=hub; open via=hub; pub 1; assign; pub 2 -> error StaleSession");
-    check("put gateway=hub; open via=hub; assign gateway=hub-2; pub 1 -> error StaleSession");
-    check("put gateway=hub; open via=hub; assign gateway=hub; pub 1 -> seq=1");
-    check("put gateway=hub; open; assign; pub 1 -> seq=1");
+    check("put gateway=hub; open via=hub; pub 1 x; assign; pub 2 x -> error StaleSession");
+    check("put gateway=hub; open via=hub; assign gateway=hub-2; pub 1 x -> error StaleSession");
+    check("put gateway=hub; open via=hub; assign gateway=hub; pub 1 x -> seq=1");
+    check("put gateway=hub; open; assign; pub 1 x -> seq=1");
 }
 
 /// The newest wins, and a session does not pass from one kind of holder to the other.
 #[test]
 fn child_and_gateway_take_over_from_each_other() {
-    check("put gateway=hub; open via=hub; open; pub 1 gen=1 -> error StaleSession");
-    check("put gateway=hub; open; open via=hub; pub 1 gen=1 -> error StaleSession");
+    check("put gateway=hub; open via=hub; open; pub 1 x gen=1 -> error StaleSession");
+    check("put gateway=hub; open; open via=hub; pub 1 x gen=1 -> error StaleSession");
     check("put gateway=hub; open via=hub expiry=9; open via=hub -> gen=2 present");
     check("put gateway=hub; open via=hub expiry=9; open -> gen=2 new");
     check("put gateway=hub; open expiry=9; open via=hub -> gen=2 new");
-    check("put gateway=hub; open via=hub; pub 1 id=a; open; pub 1 id=a -> seq=1 again");
+    check("put gateway=hub; open via=hub; pub 1 x id=a; open; pub 1 x id=a -> seq=1 again");
 }
 
 /// As if the messages had come one by one.
@@ -554,5 +554,5 @@ fn a_batch_is_stored_in_order_and_each_id_once() {
     check("put; batch a:m; batch a:m x a:m -> 1 again, 2, 1 again");
     check("put; batch a:m; batch b:n -> 2");
     check("put; disable; batch a -> error Disabled");
-    check("put; open; batch a b; pub 1 -> seq=3");
+    check("put; open; batch a b; pub 1 x -> seq=3");
 }

@@ -145,10 +145,52 @@ def takeover(version):
     hub.close()
 
 
+def reconnect(version):
+    """A gateway that comes back to its session, on another node, still hears for its children."""
+    hub, (one, two) = family(version, 2, clean=False, expiry=600)
+    for child in (one, two):
+        assert hub.subscribe(topic(child, "#")) == 1
+    hub.client.unsubscribe(topic(two, "#"))
+    hub.publish("x", topic(two))
+    hub.vanish()
+    for child in (one, two):
+        eventually(child + " is offline with its gateway", lambda: connection(child)["state"] == "disconnected")
+    hub = Device(hub.name, version, clean=False, expiry=600).connected(2)
+    assert hub.flags.session_present
+    eventually("the child is back", lambda: connection(one).get("via") == hub.name and connection(one)["state"] == "connected")
+    assert http("PATCH", "/api/v1/devices/%s/twin" % one, {"desired": {"level": 1}})[0] == 200
+    assert hub.message(topic(one, "twin/desired"))["level"] == 1
+    assert connection(two)["state"] == "disconnected", "it has no subscriptions"
+    hub.close()
+
+
+def methods(version):
+    """Operators call methods of children, from any node; the gateway answers."""
+    hub, children = family(version, 2)
+    for child in children:
+        assert hub.subscribe(topic(child, "methods/#")) == 1
+    for node, child in enumerate(children, 1):
+        answers = []
+
+        def call():
+            path = "/api/v1/devices/%s/methods/blink" % child
+            answers.append(http("POST", path, {"payload": {"times": node}, "timeout_ms": 20_000}, node=node))
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        message = hub.messages.get(timeout=60)
+        assert message.topic.startswith(topic(child, "methods/blink/")), message.topic
+        assert json.loads(message.payload) == {"times": node}
+        rid = message.topic.rsplit("/", 1)[1]
+        hub.publish(json.dumps({"status": 200, "payload": child}), topic(child, "methods/res/" + rid))
+        caller.join()
+        assert answers == [(200, {"status": 200, "payload": child})], answers
+    hub.close()
+
+
 def killed(version):
     """The leaders of the children's shards die while the gateway publishes for twenty of them."""
     hub, children = family(version, 20)
-    hub.client.max_inflight_messages_set(32)
     total = 1500
     acked, done = set(), threading.Event()
 

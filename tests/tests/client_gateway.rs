@@ -38,6 +38,20 @@ fn the_newer_of_child_and_gateway_holds_the_session() {
     scenario("takeover:5");
 }
 
+/// Subscriptions of children are as durable as the gateway's own.
+#[test]
+fn a_gateway_comes_back_to_its_children() {
+    scenario("reconnect:3");
+    scenario("reconnect:5");
+}
+
+/// Methods of a child go through its gateway.
+#[test]
+fn methods_of_children_go_through_their_gateway() {
+    scenario("methods:3");
+    scenario("methods:5");
+}
+
 /// Nothing acknowledged is lost, nothing is stored twice, each child's order holds.
 #[test]
 fn children_survive_the_kill_of_their_leaders() {

@@ -37,6 +37,19 @@ fn refusals_have_the_protocols_reason_codes() {
     scenario("reasons");
 }
 
+/// MQTT over WebSocket, on every path that is understood.
+#[test]
+fn devices_may_come_over_websocket() {
+    scenario("websocket:3");
+    scenario("websocket:5");
+}
+
+/// Topic aliases, subscription identifiers, response topics and the client's packet size.
+#[test]
+fn mqtt5_properties_are_honoured() {
+    scenario("mqtt5");
+}
+
 /// Wills are recorded after an abrupt end only.
 #[test]
 fn wills_are_recorded() {

@@ -186,6 +186,13 @@ pub fn owner(topic: &str) -> Option<DeviceId> {
     DeviceId::parse(id).ok()
 }
 
+/// The child for which the session of `own` keeps this filter, which matches nothing that is ever
+/// published: the child's subscriptions are in the child's session.
+pub fn marked_child(own: &DeviceId, filter: &str) -> Option<DeviceId> {
+    let child = owner(filter)?;
+    (child != *own && filter == tree(&child)).then_some(child)
+}
+
 /// What everything of a device lies below.
 pub fn tree(id: &DeviceId) -> String {
     format!("devices/{id}/")

@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU16;
 
-use actors::device::{Command, Fence, OpenSession, Subscription};
+use actors::device::{Command, Fence, OpenSession, Qos, Subscription};
 use actors::id::DeviceId;
 use actors::wire::topic::{self, PublishTopic, TopicError};
 use rmqtt_codec::v5::{PublishAckReason, SubscribeAckReason, UnsubscribeAckReason};
@@ -187,12 +187,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         .iter()
                         .for_each(|at| status[*at] = UnsubscribeAckReason::NotAuthorized);
                 } else if let Some(known) = known {
-                    for (at, filter) in part.at.iter().zip(filters) {
+                    for (index, filter) in filters.iter().enumerate() {
                         let before = known.len();
-                        known.retain(|old| old.filter != filter);
-                        if known.len() < before {
-                            status[*at] = UnsubscribeAckReason::Success;
-                        }
+                        known.retain(|old| old.filter != *filter);
+                        // Marks come last and stand nowhere in the packet.
+                        let at = part.at.get(index).filter(|_| known.len() < before);
+                        at.into_iter()
+                            .for_each(|at| status[*at] = UnsubscribeAckReason::Success);
                     }
                 }
             }
@@ -229,6 +230,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(children) = &mut self.children {
             children.leader_changed(lane, self.now);
         }
+    }
+
+    /// After a reconnect that found its session: children whose subscriptions are older than this
+    /// connection get their sessions back.
+    pub(super) fn wake_children(&mut self) {
+        let own = &self.key.device;
+        let marks = self
+            .subscriptions
+            .iter()
+            .filter_map(|kept| topic::marked_child(own, &kept.filter));
+        let marked: Vec<DeviceId> = marks.take(self.shared.limits.children_max).collect();
+        for child in marked {
+            self.children().wake(&child);
+        }
+    }
+
+    /// The marks that subscriptions of these children need in the own session, beside those there.
+    pub(super) fn missing_marks<'c>(&self, children: impl Iterator<Item = &'c DeviceId>) -> Vec<Subscription> {
+        let mark = |child| Subscription {
+            filter: topic::tree(child),
+            qos: Qos::AtMostOnce,
+            identifier: 0,
+        };
+        let is_there = |mark: &Subscription| self.subscriptions.iter().any(|kept| kept.filter == mark.filter);
+        children.map(mark).filter(|mark| !is_there(mark)).collect()
+    }
+
+    /// The mark of a child, if there is one and these are all the filters the child has.
+    pub(super) fn mark_no_longer_needed(&self, child: &DeviceId, leaving: &[(usize, String)]) -> Option<String> {
+        let mark = topic::tree(child);
+        let kept = self
+            .children
+            .as_ref()
+            .map_or(&[][..], |children| children.subscriptions(child));
+        let stays = kept
+            .iter()
+            .any(|kept| !leaving.iter().any(|(_, filter)| *filter == kept.filter));
+        let is_there = self.subscriptions.iter().any(|kept| kept.filter == mark);
+        (is_there && !stays).then_some(mark)
     }
 
     /// The generation of the session a note for this device is meant for.

@@ -26,6 +26,9 @@ const OPENING: u64 = u64::MAX;
 /// The same for an announcement; commands count from 1.
 const ANNOUNCEMENT: u64 = 0;
 
+/// Sessions of woken children that are being opened at a time.
+const WOKEN_AT_ONCE_MAX: usize = 64;
+
 /// What became of an entry of a lane.
 pub type Settled = (After, Outcome);
 
@@ -52,6 +55,8 @@ struct Child {
     announce_at: Option<Instant>,
     /// It had a session in this connection.
     was_open: bool,
+    /// A session is to be opened though there is nothing to do yet.
+    is_wanted: bool,
 }
 
 enum Session {
@@ -82,6 +87,11 @@ impl Children {
     /// Whether something can be done for this child: it has a lane, or may get one.
     pub fn has_room_for(&self, device: &DeviceId, beside: usize) -> bool {
         self.lanes.len() + beside < self.shared.limits.children_max || self.lanes.contains_key(device)
+    }
+
+    /// Opens the session of a child that has subscriptions from an earlier connection.
+    pub fn wake(&mut self, device: &DeviceId) {
+        self.lane(device).is_wanted = true;
     }
 
     /// Takes a command of the child's session.
@@ -171,16 +181,19 @@ impl Children {
     /// Sends what may be sent.
     pub fn submit_due(&mut self, now: Instant) {
         let mut idle = Vec::new();
+        let mut opening = self.busy_children().filter(|child| child.is_opening()).count();
         for lane in &self.busy {
             let Some(child) = self.children.get_mut(lane) else {
                 idle.push(*lane);
                 continue;
             };
-            if matches!(child.session, Session::Idle) && !child.inflight.is_empty() {
+            let is_wanted = child.is_wanted && opening < WOKEN_AT_ONCE_MAX;
+            if matches!(child.session, Session::Idle) && (is_wanted || !child.inflight.is_empty()) {
                 child.begin();
+                opening += 1;
             }
             child.submit_due(*lane, &self.open, now);
-            if child.inflight.is_empty() && child.announce_at.is_none() && !child.is_opening() {
+            if child.inflight.is_empty() && child.announce_at.is_none() && !child.is_opening() && !child.is_wanted {
                 idle.push(*lane);
             }
         }
@@ -191,8 +204,11 @@ impl Children {
 
     /// When there is something to be sent.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let busy = self.busy.iter().filter_map(|lane| self.children.get(lane));
-        busy.filter_map(Child::next_deadline).min()
+        self.busy_children().filter_map(Child::next_deadline).min()
+    }
+
+    fn busy_children(&self) -> impl Iterator<Item = &Child> {
+        self.busy.iter().filter_map(|lane| self.children.get(lane))
     }
 
     /// Takes the answer to one attempt; gives what became of what, in the child's order.
@@ -251,6 +267,7 @@ impl Child {
             subscriptions: Vec::new(),
             announce_at: None,
             was_open: false,
+            is_wanted: false,
         }
     }
 
@@ -259,6 +276,7 @@ impl Child {
     }
 
     fn begin(&mut self) {
+        self.is_wanted = false;
         self.session = Session::Opening {
             asked: false,
             retry_at: None,

@@ -112,6 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Serves the client until the end, and says goodbye. The session's end is committed in the
     /// background.
     pub async fn run(mut self) {
+        self.wake_children();
         let end = loop {
             self.now = Instant::now();
             if let Err(end) = self.turn() {

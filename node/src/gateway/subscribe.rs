@@ -53,7 +53,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let packet_id = subscribe.packet_id;
         if !of_children.is_empty() {
             let own = own_at.into_iter().zip(granted).collect();
-            let parts = parts_of(own, of_children, PartFilters::Subscribe);
+            // The own session remembers whom to wake when the client comes back.
+            let marks = self.missing_marks(of_children.keys());
+            let parts = parts_of((own, marks), of_children, PartFilters::Subscribe);
             self.gather(packet_id, GatheredStatus::Subscribe(status), parts);
             return Ok(());
         }
@@ -128,7 +130,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Err(_) => UnsubscribeAckReason::TopicFilterInvalid,
             });
         }
-        let parts = parts_of(own, of_children, PartFilters::Unsubscribe);
+        let leaving = of_children.iter();
+        let marks = leaving.filter_map(|(child, filters)| self.mark_no_longer_needed(child, filters));
+        let parts = parts_of((own, marks.collect()), of_children, PartFilters::Unsubscribe);
         self.gather(packet_id, GatheredStatus::Unsubscribe(status), parts);
     }
 
@@ -193,14 +197,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// What each device contributes, numbered later.
+/// What each device contributes, numbered later. `own` comes with marks, which stand nowhere in
+/// the packet.
 fn parts_of<T>(
-    own: Vec<(usize, T)>,
+    (own, marks): (Vec<(usize, T)>, Vec<T>),
     of_children: BTreeMap<DeviceId, Vec<(usize, T)>>,
     filters: impl Fn(Vec<T>) -> PartFilters,
 ) -> Vec<Part> {
     let part = |(device, of_one): (For, Vec<(usize, T)>)| {
-        let (at, of_one) = of_one.into_iter().unzip();
+        let (mut at, of_one): (Vec<usize>, Vec<T>) = of_one.into_iter().unzip();
+        at.retain(|at| *at != usize::MAX);
         Part {
             of: 0,
             device,
@@ -208,6 +214,8 @@ fn parts_of<T>(
             filters: filters(of_one),
         }
     };
+    let nowhere = marks.into_iter().map(|mark| (usize::MAX, mark));
+    let own: Vec<_> = own.into_iter().chain(nowhere).collect();
     let own = (!own.is_empty()).then_some((None, own));
     let children = of_children.into_iter().map(|(child, of_one)| (Some(child), of_one));
     own.into_iter().chain(children).map(part).collect()

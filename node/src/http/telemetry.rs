@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use actix_web::http::header::HeaderMap;
 use actix_web::{web, HttpResponse};
 use actors::device::{check_telemetry, Answer, Telemetry};
-use actors::ports::CallError;
+use actors::ports::{CallError, Reply};
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 use cluster::api::{TelemetryPage, TelemetryQuery, TelemetryRow};
@@ -218,6 +218,17 @@ fn cut(mut page: TelemetryPage, bytes_max: usize) -> TelemetryPage {
 }
 
 pub(super) fn count(outcome: &actors::ports::CallResult) {
+    let ingested = |outcome: &'static str| metrics::counter!(names::INGEST_MESSAGES, "outcome" => outcome);
+    if let Ok(Reply {
+        answer: Answer::Batch(items),
+        ..
+    }) = outcome
+    {
+        let repeated = items.iter().filter(|(_, repeated)| *repeated).count();
+        ingested("repeated").increment(repeated as u64);
+        ingested("acknowledged").increment((items.len() - repeated) as u64);
+        return;
+    }
     let outcome = match outcome {
         Ok(reply) if matches!(reply.answer, Answer::Telemetry { repeated: true, .. }) => "repeated",
         Ok(_) => "acknowledged",
@@ -226,7 +237,7 @@ pub(super) fn count(outcome: &actors::ports::CallResult) {
         Err(CallError::NotLeader { .. }) => "not_leader",
         Err(CallError::Unknown) => "unknown",
     };
-    metrics::counter!(names::INGEST_MESSAGES, "outcome" => outcome).increment(1);
+    ingested(outcome).increment(1);
 }
 
 pub(super) fn message(headers: &HeaderMap, body: Body) -> Result<Telemetry, Problem> {

@@ -4,7 +4,10 @@ use super::Scene;
 use crate::device::{check_telemetry, CloseCause, Event, OpenSession, Refusal, Session, SessionOpened, Status};
 use crate::device::{Subscription, Will};
 use crate::id::{DeviceId, Gateway};
-use crate::wire::topic::TOPIC_LEN_MAX;
+use crate::wire::topic::{self, TOPIC_LEN_MAX};
+
+/// Children of which a gateway's session remembers that they have subscriptions.
+const MARKS_MAX: usize = 1024;
 
 impl Scene<'_> {
     pub(super) fn open_session(&self, open: &OpenSession) -> Result<Vec<Event>, Refusal> {
@@ -162,10 +165,11 @@ impl Scene<'_> {
         subscriptions: &[Subscription],
         events: &mut Vec<Event>,
     ) -> Result<(), Refusal> {
-        let max = self.policy.subscriptions_max;
         let kept = self.subscriptions();
+        let is_mark = |filter: &str| topic::marked_child(&self.key.device, filter).is_some();
+        let marks = kept.iter().filter(|kept| is_mark(&kept.filter)).count();
         // Before comparing each with each.
-        let mut count = kept.len();
+        let mut counts = [kept.len() - marks, marks];
         for (index, new) in subscriptions.iter().enumerate() {
             if new.filter.is_empty() || new.filter.len() > TOPIC_LEN_MAX {
                 let reason = format!("has {} bytes, 1 to {TOPIC_LEN_MAX} are allowed", new.filter.len());
@@ -175,8 +179,15 @@ impl Scene<'_> {
                 .iter()
                 .chain(&subscriptions[..index])
                 .any(|old| old.filter == new.filter);
-            count += usize::from(!known);
-            if count > max && !known {
+            let marks = is_mark(&new.filter);
+            let max = if marks {
+                MARKS_MAX
+            } else {
+                self.policy.subscriptions_max
+            };
+            let count = &mut counts[usize::from(marks)];
+            *count += usize::from(!known);
+            if *count > max && !known {
                 return Err(Refusal::TooManySubscriptions { max: max as u64 });
             }
         }

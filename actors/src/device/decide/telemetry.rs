@@ -92,7 +92,8 @@ impl Scene<'_> {
             let mut new = Vec::with_capacity(1);
             scene.record_telemetry(&Origin::Operator, telemetry, &mut new)?;
             for event in &new {
-                apply(&mut state, event, self.now).expect("what was decided on a state fits it");
+                // What is decided on a sound state fits it.
+                apply(&mut state, event, self.now).map_err(|_| Refusal::Quarantined)?;
             }
             events.append(&mut new);
         }
