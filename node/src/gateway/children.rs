@@ -370,7 +370,7 @@ impl Child {
 
     fn carry_on(&mut self, generation: u64, present: bool, kept: Vec<Subscription>, now: Instant) {
         self.shared.registry.opened(&self.key, &self.mailbox, generation);
-        let guard = SessionGuard::new(&self.shared, &self.key, generation, self.mailbox.clone());
+        let guard = SessionGuard::new(&self.shared, &self.key, generation, self.mailbox.clone()).of_child();
         self.session = Session::Open(guard);
         self.inflight.renew(generation);
         if present && !self.was_open {

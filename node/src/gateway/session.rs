@@ -35,6 +35,8 @@ pub(super) struct SessionGuard {
     queued: bool,
     /// Answered in this turn: how many, and their latency all together.
     answered: (usize, Duration),
+    /// The connection is another device's, and goes on without this session.
+    is_child: bool,
 }
 
 impl SessionGuard {
@@ -52,7 +54,14 @@ impl SessionGuard {
             granted: 0,
             queued: false,
             answered: (0, Duration::ZERO),
+            is_child: false,
         }
+    }
+
+    /// The session is that of a child, over the connection of its gateway.
+    pub(super) fn of_child(mut self) -> Self {
+        self.is_child = true;
+        self
     }
 
     /// Notes what the connection's buffers hold. `false`: all of the node's hold too much, and this
@@ -156,7 +165,9 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.shared.in_flight_bytes.give_back(self.bytes);
         self.shared.buffered.fetch_sub(self.buffered, Ordering::Relaxed);
-        let left = self.inside + self.answered.0 + self.granted + self.mailbox.close();
+        // A child's session may end while its gateway's connection goes on.
+        let unseen = if self.is_child { 0 } else { self.mailbox.close() };
+        let left = self.inside + self.answered.0 + self.granted + unseen;
         if left > 0 {
             self.gate().leave(left);
         }
