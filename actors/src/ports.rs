@@ -6,7 +6,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Answer, DeviceState, Event, Qos, Refusal};
+use crate::device::{Answer, DeviceState, Event, Message, Qos, Refusal, TakenMessage};
 use crate::id::{DeviceKey, Gateway, NodeId, ShardId};
 use crate::time::Timestamp;
 use crate::wire::receipt::Receipt;
@@ -69,6 +69,18 @@ pub enum DownlinkBody {
     /// To be published to `devices/{id}/twin/desired` at `qos`: the desired patch as JSON text,
     /// with `"$version"`.
     DesiredChanged { json: String, qos: Qos },
+    /// A message that is this connection's to deliver, if it has what was queued before.
+    Message(Box<MessagePushed>),
+    /// The queue holds messages for this connection to ask for.
+    MessagesWaiting,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessagePushed {
+    /// Number of the message before it in the queue; 0 if it is the first.
+    pub previous: u64,
+    pub taken: TakenMessage,
+    pub message: Message,
 }
 
 /// A positive answer. Everything in it is committed.

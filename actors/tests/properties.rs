@@ -161,8 +161,10 @@ fn check_step(before: &DeviceState, after: &DeviceState, events: &[Event], polic
         assert!(value.is_object());
         assert_eq!(value.to_string(), json, "a section is canonical");
     }
+    check_messages(before, after, events, policy);
     if let Some(session) = after.session.as_deref() {
         assert_eq!(session.generation, after.last_generation);
+        assert!(session.first_generation <= session.generation);
         assert!(session.subscriptions.len() <= policy.subscriptions_max);
         assert_eq!(session.connected, session.expires_at.is_none());
         assert!(!session.connected || (session.will_due.is_none() && !session.lost));
@@ -170,13 +172,57 @@ fn check_step(before: &DeviceState, after: &DeviceState, events: &[Event], polic
     }
 }
 
+/// A message is in the queue, or a dead letter, or its end is told; and all of it is bounded.
+fn check_messages(before: &DeviceState, after: &DeviceState, events: &[Event], policy: &Policy) {
+    let messages = after.messages();
+    assert!(messages.queue.len() <= policy.message_queue_max);
+    assert!(messages.queue.is_sorted_by_key(|queued| queued.number), "numbers grow");
+    assert!(messages.dead.len() <= policy.dead_letters_max);
+    assert!(messages.feedback_count() <= policy.feedback_max + policy.feedback_max / 8);
+    assert!(messages.queue.is_empty() == messages.due().is_none());
+    for (at, queued) in messages.queue.iter().enumerate() {
+        assert!(queued.deliveries <= policy.message_deliveries_max);
+        assert!(queued.generation <= after.last_generation);
+        assert_eq!(queued.deliveries == 0, queued.generation == 0);
+        let rest = &messages.queue[at + 1..];
+        assert!(queued.packet_id == 0 || rest.iter().all(|other| other.packet_id != queued.packet_id));
+        assert!(rest.iter().all(|other| other.id != queued.id));
+    }
+    if events.iter().any(|event| matches!(event, Event::DeviceDeleted)) {
+        return;
+    }
+    let told = |number: u64| {
+        events.iter().any(|event| match event {
+            Event::MessageEnded { number: ended, .. } | Event::DeadLetterDropped { number: ended } => *ended == number,
+            Event::DeadLetterReplayed { number: replayed, .. } => *replayed == number,
+            _ => false,
+        })
+    };
+    for queued in &before.messages().queue {
+        assert!(
+            messages.queued(queued.number).is_some() || told(queued.number),
+            "{queued:?} vanished"
+        );
+    }
+    for letter in &before.messages().dead {
+        assert!(
+            messages.dead_letter(letter.number).is_some() || told(letter.number),
+            "{letter:?} vanished"
+        );
+    }
+}
+
 /// After a due command nothing of its kind is still due: the due index cannot spin on a device.
 fn check_due_is_settled(command: &Command, after: &DeviceState, policy: &Policy, now: Timestamp) {
-    if matches!(command, Command::ExpireSession | Command::PublishWill) {
+    if matches!(
+        command,
+        Command::ExpireSession | Command::PublishWill | Command::TendMessages
+    ) {
         assert_eq!(decide(&lamp(), after, command, policy, now), Ok(Vec::new()));
         let due = after.due();
         match command {
             Command::ExpireSession => assert!(due.session_expiry.is_none_or(|at| at > now)),
+            Command::TendMessages => assert!(due.messages.is_none_or(|at| at > now)),
             _ => assert!(due.will.is_none_or(|at| at > now)),
         }
     }
@@ -293,6 +339,30 @@ proptest! {
         prop_assert_eq!(stored, expected);
     }
 
+    /// Each message that was committed ends at most once, and is somewhere until then.
+    #[test]
+    fn each_message_ends_once(steps in steps()) {
+        let policy = tight_policy();
+        let mut cluster = Cluster::default();
+        for step in steps {
+            cluster.take(step, &policy);
+        }
+        cluster.commit(usize::MAX);
+        let mut open = std::collections::BTreeSet::new();
+        for (event, _) in &cluster.log {
+            match event {
+                Event::DeviceDeleted => open.clear(),
+                Event::MessageQueued(queued) => prop_assert!(open.insert(queued.number)),
+                Event::DeadLetterReplayed { new_number, .. } => prop_assert!(open.insert(*new_number)),
+                Event::MessageEnded { number, .. } => prop_assert!(open.remove(number), "{} ended twice", number),
+                _ => {}
+            }
+        }
+        let queue = &cluster.committed.messages().queue;
+        let left: Vec<u64> = queue.iter().map(|queued| queued.number).collect();
+        prop_assert_eq!(open.into_iter().collect::<Vec<_>>(), left);
+    }
+
     /// No input makes the rules panic, and an event that does not fit changes nothing.
     #[test]
     fn nothing_panics_on_any_state(
@@ -362,6 +432,6 @@ fn stories_reach_every_event() {
         }
     }
     println!("{seen:?}");
-    assert_eq!(seen.len(), 16, "{seen:?}");
+    assert_eq!(seen.len(), 23, "{seen:?}");
     assert!(seen.values().all(|count| *count >= 3), "{seen:?}");
 }

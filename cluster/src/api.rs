@@ -1,6 +1,6 @@
 //! The plain types of what `node` may ask of the cluster; the asking is [`crate::Cluster`].
 
-use actors::device::{DeviceView, Status};
+use actors::device::{DeviceView, Message, Outcome, Status, TakenMessage};
 use actors::id::{DeviceId, NodeId, ShardId, TenantId};
 use actors::ports::Downlink;
 use actors::time::Timestamp;
@@ -94,6 +94,93 @@ pub struct ListQuery {
 pub struct DevicePage {
     pub devices: Vec<DeviceView>,
     pub next: Option<DeviceId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MessageSelection {
+    /// What waits or is on its way, in the order of delivery.
+    Queue,
+    /// Dead letters, in the order in which they were queued.
+    Dead,
+    /// The one with this id, wherever it is.
+    Id(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageQuery {
+    pub which: MessageSelection,
+    /// Exclusive.
+    pub after_number: u64,
+    /// 1..=1000
+    pub limit: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MessageState {
+    Queued,
+    /// Handed to the live connection, and not settled.
+    Delivering,
+    Dead {
+        reason: Outcome,
+        at: Timestamp,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageRow {
+    pub number: u64,
+    pub state: MessageState,
+    pub enqueued_at: Timestamp,
+    /// `None` for a dead letter.
+    pub expires_at: Option<Timestamp>,
+    pub deliveries: u16,
+    /// Of the write that queued it first.
+    pub receipt: Receipt,
+    pub message: Message,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessagePage {
+    pub rows: Vec<MessageRow>,
+    /// Number to ask after next; `None` when this page reached the end.
+    pub next: Option<u64>,
+}
+
+/// How a message ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedbackRow {
+    pub seq: u64,
+    pub message_id: String,
+    pub outcome: Outcome,
+    pub at: Timestamp,
+    pub enqueued_at: Timestamp,
+    pub deliveries: u16,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedbackPage {
+    pub rows: Vec<FeedbackRow>,
+    /// Seq to ask after next; `None` when this page reached the end.
+    pub next: Option<u64>,
+}
+
+/// What a connection asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeMessages {
+    pub generation: u64,
+    /// Numbers of what it has and has not settled.
+    pub held: Vec<u64>,
+    pub count_max: u16,
+}
+
+/// What it gets, in the order of delivery.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessagesTaken {
+    pub messages: Vec<(TakenMessage, Message)>,
+    /// There is more in the queue.
+    pub more: bool,
+    /// So many became dead letters instead.
+    pub ended: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -105,6 +105,12 @@ impl DiskGuard {
                     | Command::CloseSession { .. }
                     | Command::ExpireSession
                     | Command::TrimTelemetry { .. }
+                    | Command::ReadMessages
+                    | Command::TakeMessages { .. }
+                    | Command::SettleMessages { .. }
+                    | Command::PurgeMessages { .. }
+                    | Command::DropDeadLetters { .. }
+                    | Command::TendMessages
             ),
             DiskLevel::Full => matches!(command, Command::ReadDevice | Command::ReadTwin),
         }

@@ -15,8 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::api::{
-    ArbiterHandle, ClusterStatus, DevicePage, DownlinkSink, ListQuery, NodeState, NodeStatus, ReceiptState,
-    ReplicaDigest, ScrubReport, ShardStatus, StartError, TelemetryPage, TelemetryQuery,
+    ArbiterHandle, ClusterStatus, DevicePage, DownlinkSink, FeedbackPage, ListQuery, MessagePage, MessageQuery, MessagesTaken, NodeState, NodeStatus, ReceiptState, ReplicaDigest, ScrubReport, ShardStatus, StartError, TakeMessages, TelemetryPage, TelemetryQuery,
 };
 use crate::catalog::CatalogCommand;
 use crate::config::ClusterConfig;
@@ -44,7 +43,7 @@ fn odd(_: Told) -> CallError {
 }
 
 fn only_reads(command: &Command) -> bool {
-    matches!(command, Command::ReadDevice | Command::ReadTwin)
+    matches!(command, Command::ReadDevice | Command::ReadTwin | Command::ReadMessages)
 }
 
 impl Cluster {
@@ -132,6 +131,67 @@ impl Cluster {
         };
         match self.running.asking.leader(self.shard_of(device), ask, deadline).await? {
             Told::Telemetry(page) => Ok(page),
+            other => Err(odd(other)),
+        }
+    }
+
+    /// Messages to a device with their content, read after a linearizable look at the device.
+    ///
+    /// # Errors
+    /// As for [`Self::telemetry`].
+    pub async fn messages(
+        &self,
+        device: &DeviceKey,
+        query: MessageQuery,
+        deadline: Duration,
+    ) -> Result<MessagePage, CallError> {
+        let ask = Ask::Messages {
+            key: device.clone(),
+            query,
+        };
+        match self.running.asking.leader(self.shard_of(device), ask, deadline).await? {
+            Told::Messages(page) => Ok(page),
+            other => Err(odd(other)),
+        }
+    }
+
+    /// What became of a device's messages, in the order of their ends.
+    ///
+    /// # Errors
+    /// As for [`Self::telemetry`].
+    pub async fn feedback(
+        &self,
+        device: &DeviceKey,
+        (after_seq, limit): (u64, u32),
+        deadline: Duration,
+    ) -> Result<FeedbackPage, CallError> {
+        let ask = Ask::Feedback {
+            key: device.clone(),
+            after_seq,
+            limit,
+        };
+        match self.running.asking.leader(self.shard_of(device), ask, deadline).await? {
+            Told::Feedback(page) => Ok(page),
+            other => Err(odd(other)),
+        }
+    }
+
+    /// Hands messages over to a connection; asking again is harmless.
+    ///
+    /// # Errors
+    /// `Refused(StaleSession)` when the connection is not the live one any more, or as for a read.
+    pub async fn take_messages(
+        &self,
+        device: &DeviceKey,
+        take: TakeMessages,
+        deadline: Duration,
+    ) -> Result<MessagesTaken, CallError> {
+        let ask = Ask::TakeMessages {
+            key: device.clone(),
+            take,
+        };
+        match self.running.asking.leader(self.shard_of(device), ask, deadline).await? {
+            Told::MessagesTaken(taken) => Ok(taken),
             other => Err(odd(other)),
         }
     }

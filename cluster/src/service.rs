@@ -3,23 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::device::{Command, Event};
+use actors::device::{Answer, Command, Event};
 use actors::id::{DeviceKey, NodeId, ShardId};
 use actors::ports::{CallError, ReplyTo};
 use actors::wire::receipt::Receipt;
 use bytes::Bytes;
 use tokio::sync::{oneshot, Semaphore};
 
-use crate::api::{ReceiptState, ReplicaDigest, ShardStatus, TelemetryQuery};
+use crate::api::{
+    MessagePage, MessageQuery, MessagesTaken, ReceiptState, ReplicaDigest, ShardStatus, TakeMessages, TelemetryQuery,
+};
 use crate::catalog::CatalogCommand;
 use crate::node::rebuild::Rebuilds;
 use crate::node::scrub::Scrubbing;
 use crate::raft::group::{Group, ProposeError, Proposed};
-use crate::raft::machine::{Digest, PAYLOAD_APP};
+use crate::raft::machine::{Digest, GroupShared, PAYLOAD_APP};
 use crate::router::protocol::{Acked, Ask, AskResult, Condition, NodeReport, Told};
 use crate::router::Router;
 use crate::shard::runtime::{ShardHandle, ShardMsg};
-use crate::shard::{batch, reads};
+use crate::shard::{batch, messages, reads};
 
 /// How long a replica waits for a digest's index to be applied, and for the hashing.
 const DIGEST_WAIT: Duration = Duration::from_secs(60);
@@ -74,6 +76,9 @@ impl Service {
                 let page = crate::live::page(&group, &query).await?;
                 Ok(Told::Live(Box::new(page)))
             }
+            Ask::Messages { key, query } => self.messages(key, query).await,
+            Ask::Feedback { key, after_seq, limit } => self.feedback(key, after_seq, limit).await,
+            Ask::TakeMessages { key, take } => self.take_messages(key, take).await,
         }
     }
 
@@ -95,19 +100,66 @@ impl Service {
     }
 
     async fn telemetry(&self, key: DeviceKey, query: TelemetryQuery) -> AskResult {
+        // The look at the device orders the read behind everything acknowledged, and proves that
+        // the device exists; the rows are read once it is answered.
+        self.then_read(key, Command::ReadDevice, move |shared, key, _| {
+            reads::telemetry(shared, key, &query).map(Told::Telemetry)
+        })
+        .await
+    }
+
+    async fn messages(&self, key: DeviceKey, query: MessageQuery) -> AskResult {
+        self.then_read(key, Command::ReadMessages, move |shared, key, answer| {
+            let Answer::Messages(view) = answer else {
+                return Ok(Told::Messages(MessagePage::default()));
+            };
+            messages::page(shared, key, *view, &query).map(Told::Messages)
+        })
+        .await
+    }
+
+    async fn feedback(&self, key: DeviceKey, after_seq: u64, limit: u32) -> AskResult {
+        self.then_read(key, Command::ReadDevice, move |shared, key, _| {
+            messages::feedback(shared, key, after_seq, limit).map(Told::Feedback)
+        })
+        .await
+    }
+
+    /// The content is read once it is committed that the connection has it.
+    async fn take_messages(&self, key: DeviceKey, take: TakeMessages) -> AskResult {
+        let command = Command::TakeMessages {
+            generation: take.generation,
+            held: take.held,
+            count_max: take.count_max,
+        };
+        self.then_read(key, command, move |shared, key, answer| {
+            let Answer::MessagesTaken { taken, more, ended } = answer else {
+                return Ok(Told::MessagesTaken(MessagesTaken::default()));
+            };
+            let messages = messages::contents(shared, key, taken)?;
+            Ok(Told::MessagesTaken(MessagesTaken { messages, more, ended }))
+        })
+        .await
+    }
+
+    /// Runs a command of a device, and reads rows of it once it is answered.
+    async fn then_read(
+        &self,
+        key: DeviceKey,
+        command: Command,
+        rows: impl FnOnce(&GroupShared, &DeviceKey, Answer) -> std::io::Result<Told> + Send + 'static,
+    ) -> AskResult {
         let handle = self.led(self.router.shard_of(&key))?;
         let shared = handle.group.shared.clone();
         let (tx, rx) = oneshot::channel();
-        // The look at the device orders the read behind everything acknowledged, and proves that
-        // the device exists; the rows are read once it is answered.
         let asked = key.clone();
         let reply = ReplyTo::new(move |result| {
-            let page = result.and_then(|_| read(|| reads::telemetry(&shared, &asked, &query)));
-            let _ = tx.send(page.map(Told::Telemetry));
+            let told = result.and_then(|reply| read(|| rows(&shared, &asked, reply.answer)));
+            let _ = tx.send(told);
         });
         handle.send(ShardMsg::Call {
             key,
-            command: Command::ReadDevice,
+            command,
             reply,
             queued: None,
         });

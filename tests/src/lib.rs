@@ -6,6 +6,7 @@
 pub mod clients;
 
 // Faults: clusters of real processes, what breaks them, and who judges.
+pub mod courier;
 pub mod harness;
 pub mod powercut;
 pub mod register;

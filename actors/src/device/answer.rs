@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::messages::{DeadLetter, Queued};
 use super::{Command, DeviceState, Event, Fence, Origin, Refusal, Section, Status, Subscription, Telemetry};
 use crate::id::{DeviceId, Gateway};
 use crate::time::Timestamp;
@@ -16,8 +17,10 @@ pub enum Answer {
         session_present: bool,
         expiry_secs: u32,
         subscriptions: Vec<Subscription>,
+        /// Messages in the queue.
+        messages: u32,
     },
-    /// Subscribe, unsubscribe, close, announce, expiry: done (or done before).
+    /// Subscribe, unsubscribe, close, settle, expiry: done (or done before).
     Done,
     /// `seq` is 0 when a repeated telemetry fell out of the window, so its place is not known.
     Telemetry {
@@ -33,6 +36,63 @@ pub enum Answer {
     Refused(Refusal),
     /// Of each message its seq, 0 if that is not known, and whether it was stored before.
     Batch(Vec<(u64, bool)>),
+
+    /// The session announced is the live one, and so many messages wait for it.
+    SessionLive {
+        messages: u32,
+    },
+    /// A message is in the queue, now or before.
+    MessageQueued {
+        /// `None`: it was queued before, and has ended since.
+        queued: Option<Box<Queued>>,
+        repeated: bool,
+    },
+    Messages(Box<MessagesView>),
+    MessagesTaken {
+        taken: Vec<TakenMessage>,
+        /// There is more than fits.
+        more: bool,
+        /// Messages that became dead letters instead.
+        ended: u32,
+    },
+    /// So many messages left the queue, or so many dead letters were forgotten.
+    MessagesEnded {
+        count: u32,
+    },
+}
+
+/// The head of a device's queue, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessagesView {
+    pub queue: Vec<Queued>,
+    pub dead: Vec<DeadLetter>,
+    /// Generation of the live connection; what was sent to it is on its way.
+    pub live: Option<u64>,
+}
+
+/// What a connection is handed; the content lies in row `row`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenMessage {
+    pub number: u64,
+    pub row: u64,
+    pub packet_id: u16,
+    /// The DUP flag.
+    pub resent: bool,
+    pub enqueued_at: Timestamp,
+    pub expires_at: Timestamp,
+}
+
+impl From<&Queued> for TakenMessage {
+    fn from(queued: &Queued) -> Self {
+        Self {
+            number: queued.number,
+            row: queued.row,
+            packet_id: queued.packet_id,
+            resent: queued.resent,
+            enqueued_at: queued.enqueued_at,
+            expires_at: queued.expires_at,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,8 +162,28 @@ pub fn answer(id: &DeviceId, before: &DeviceState, after: &DeviceState, command:
             twin_version: after.twin.version,
             versions: after.twin.section_versions(),
         },
+        Command::AnnounceSession { .. } => Answer::SessionLive {
+            messages: queue_len(after),
+        },
+        Command::EnqueueMessage { message, .. } => message_queued(after, &message.id, events),
+        Command::ReplayMessage { id, .. } => message_queued(after, id, events),
+        Command::ReadMessages => Answer::Messages(Box::new(MessagesView {
+            queue: after.messages().queue.clone(),
+            dead: after.messages().dead.clone(),
+            live: after.session.as_deref().filter(|s| s.connected).map(|s| s.generation),
+        })),
+        Command::TakeMessages {
+            generation,
+            held,
+            count_max,
+        } => messages_taken(after, *generation, (held, usize::from(*count_max)), events),
+        Command::PurgeMessages { .. } | Command::DropDeadLetters { .. } | Command::TendMessages => {
+            Answer::MessagesEnded {
+                count: left(command, events),
+            }
+        }
         Command::CloseSession { .. }
-        | Command::AnnounceSession { .. }
+        | Command::SettleMessages { .. }
         | Command::Subscribe { .. }
         | Command::Unsubscribe { .. }
         | Command::ExpireSession
@@ -193,6 +273,7 @@ fn session_opened(after: &DeviceState, events: &[Event]) -> Answer {
         session_present: !clean,
         expiry_secs: session.map_or(0, |s| s.expiry_secs),
         subscriptions: session.map(|s| s.subscriptions.clone()).unwrap_or_default(),
+        messages: queue_len(after),
     }
 }
 
@@ -238,4 +319,47 @@ fn batch_recorded(
         (seq.unwrap_or(0), true)
     };
     batch.iter().map(one).collect()
+}
+
+fn queue_len(state: &DeviceState) -> u32 {
+    u32::try_from(state.messages().queue.len()).unwrap_or(u32::MAX)
+}
+
+fn message_queued(after: &DeviceState, id: &str, events: &[Event]) -> Answer {
+    let queued = after.messages().queue.iter().find(|queued| *queued.id == *id);
+    let new = |event: &Event| matches!(event, Event::MessageQueued(_) | Event::DeadLetterReplayed { .. });
+    Answer::MessageQueued {
+        queued: queued.cloned().map(Box::new),
+        repeated: !events.iter().any(new),
+    }
+}
+
+/// Whatever was handed to the connection, now or before, that it does not hold.
+fn messages_taken(
+    after: &DeviceState,
+    generation: u64,
+    (held, count_max): (&[u64], usize),
+    events: &[Event],
+) -> Answer {
+    let queue = after.messages().queue.iter();
+    let own = |queued: &&Queued| queued.generation == generation && !held.contains(&queued.number);
+    let taken: Vec<TakenMessage> = queue.filter(own).take(count_max).map(TakenMessage::from).collect();
+    let ended = events
+        .iter()
+        .filter(|event| matches!(event, Event::MessageEnded { .. }));
+    Answer::MessagesTaken {
+        more: after.messages().queue.len() > held.len() + taken.len(),
+        taken,
+        ended: u32::try_from(ended.count()).unwrap_or(u32::MAX),
+    }
+}
+
+fn left(command: &Command, events: &[Event]) -> u32 {
+    let dropping = matches!(command, Command::DropDeadLetters { .. });
+    let counts = |event: &&Event| match event {
+        Event::MessageEnded { .. } => true,
+        Event::DeadLetterDropped { .. } => dropping,
+        _ => false,
+    };
+    u32::try_from(events.iter().filter(counts).count()).unwrap_or(u32::MAX)
 }

@@ -3,6 +3,8 @@
 //! Runs on every replica for committed events and on the leader for speculative ones. Either an
 //! event fits and is done whole, or nothing has changed.
 
+mod messages;
+
 use super::state::REFUSALS_KEPT;
 use super::{
     CloseCause, DeviceState, Event, Refusal, Registration, Session, SessionOpened, Status, Subscription, TelemetryHead,
@@ -50,6 +52,27 @@ pub fn apply(state: &mut DeviceState, event: &Event, at: Timestamp) -> Result<()
         Event::SessionCommandRefused { ordinal, refusal } => remember_refusal(state, *ordinal, refusal)?,
         Event::WillDropped { generation } => drop_will(state.live_session(*generation)?),
         Event::GatewayAssigned { gateway } => assign_gateway(state, gateway.clone(), version, at)?,
+        Event::MessageQueued(queued) => messages::queue(state, queued, version, at)?,
+        Event::MessageSent {
+            number,
+            generation,
+            packet_id,
+            resent,
+        } => messages::send(state, *number, (*generation, *packet_id, *resent), at)?,
+        Event::MessageEnded {
+            number,
+            outcome,
+            feedback_seq,
+            kept,
+        } => messages::end(state, *number, (*outcome, *feedback_seq, *kept), at)?,
+        Event::DeadLetterDropped { number } => messages::drop_dead(state, *number)?,
+        Event::DeadLetterReplayed {
+            number,
+            new_number,
+            expires_at,
+        } => messages::replay(state, *number, (*new_number, *expires_at), version, at)?,
+        Event::FeedbackTrimmed { before_seq } => messages::trim_feedback(state, *before_seq)?,
+        Event::MessagesNudged { next } => messages::nudge(state, *next)?,
     }
     state.version = version;
     Ok(())
@@ -124,6 +147,7 @@ fn forget_belongings(state: &mut DeviceState) {
     state.telemetry = TelemetryHead::default();
     state.windows = Windows::default();
     state.twin = Twin::default();
+    state.messages = None;
 }
 
 fn open_session(state: &mut DeviceState, opened: &SessionOpened, at: Timestamp) -> Result<(), Unappliable> {
@@ -132,9 +156,9 @@ fn open_session(state: &mut DeviceState, opened: &SessionOpened, at: Timestamp) 
         state.last_generation.checked_add(1) == Some(opened.generation),
         "the session is not the next generation",
     )?;
-    let subscriptions = match state.session.take() {
-        Some(former) if !opened.clean => former.subscriptions,
-        _ => Vec::new(),
+    let (subscriptions, first_generation) = match state.session.take() {
+        Some(former) if !opened.clean => (former.subscriptions, former.first_generation),
+        _ => (Vec::new(), opened.generation),
     };
     state.last_generation = opened.generation;
     state.session = Some(Box::new(Session {
@@ -153,6 +177,7 @@ fn open_session(state: &mut DeviceState, opened: &SessionOpened, at: Timestamp) 
         will_due: None,
         expires_at: None,
         via: opened.via.clone(),
+        first_generation,
     }));
     Ok(())
 }

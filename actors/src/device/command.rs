@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::messages::{Message, Settlement};
 use super::Status;
 use crate::id::{DeviceId, Gateway};
 use crate::time::Timestamp;
@@ -76,6 +77,40 @@ pub enum Command {
     RecordBatch {
         telemetry: Vec<Telemetry>,
     },
+    /// Queues a message for the device. An id that is known is acknowledged again.
+    EnqueueMessage {
+        message: Box<Message>,
+        /// `None`: the policy's default.
+        ttl_secs: Option<u32>,
+    },
+    ReadMessages,
+    /// A gateway asks for what its connection may be sent now.
+    TakeMessages {
+        generation: u64,
+        /// Numbers it has already, and that are not settled.
+        held: Vec<u64>,
+        count_max: u16,
+    },
+    /// A gateway tells what the device answered. Idempotent.
+    SettleMessages {
+        generation: u64,
+        settled: Vec<Settlement>,
+    },
+    /// Takes one message out of the queue, or all.
+    PurgeMessages {
+        id: Option<String>,
+    },
+    /// Queues a dead letter again, as if it were new.
+    ReplayMessage {
+        id: String,
+        ttl_secs: Option<u32>,
+    },
+    /// Forgets one dead letter, or all.
+    DropDeadLetters {
+        id: Option<String>,
+    },
+    /// From the due index: a message has expired, or its gateway is to be reminded.
+    TendMessages,
 }
 
 /// Settings that `decide` needs and that are the same for every device of the node. They never
@@ -100,6 +135,20 @@ pub struct Policy {
     pub subscriptions_max: usize,
     /// Longest session expiry a client gets, in seconds. Default 7 days.
     pub session_expiry_secs_max: u32,
+    /// Messages waiting for one device. Default 50; 1..=1000.
+    pub message_queue_max: usize,
+    /// Bytes of a message's payload. Default 64 KiB.
+    pub message_bytes_max: usize,
+    /// Time to live of a message that names none. Default 1 hour.
+    pub message_ttl_secs: u32,
+    /// Longest time to live. Default 2 days.
+    pub message_ttl_secs_max: u32,
+    /// Deliveries after which a message that was never acknowledged is a dead letter. Default 10.
+    pub message_deliveries_max: u16,
+    /// Dead letters kept per device; the oldest give way. Default 50; 0..=1000.
+    pub dead_letters_max: usize,
+    /// Feedback records kept per device; the oldest give way. Default 200.
+    pub feedback_max: u64,
 }
 
 impl Default for Policy {
@@ -114,6 +163,13 @@ impl Default for Policy {
             packet_ids_max: 32,
             subscriptions_max: 32,
             session_expiry_secs_max: 7 * 24 * 3600,
+            message_queue_max: 50,
+            message_bytes_max: 64 * 1024,
+            message_ttl_secs: 3600,
+            message_ttl_secs_max: 2 * 24 * 3600,
+            message_deliveries_max: 10,
+            dead_letters_max: 50,
+            feedback_max: 200,
         }
     }
 }

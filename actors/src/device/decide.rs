@@ -3,6 +3,7 @@
 //! Knows the state, the policy and the time it is handed, nothing else. Writes over a session go
 //! through [`Scene::over_session`], which gives each its turn.
 
+mod messages;
 mod registry;
 mod sections;
 mod session;
@@ -12,6 +13,7 @@ use super::{Command, DeviceState, Event, Fence, Origin, Policy, Refusal, Registr
 use crate::id::DeviceKey;
 use crate::time::Timestamp;
 
+pub(super) use telemetry::check_properties;
 pub use telemetry::check_telemetry;
 
 /// The events that `command` causes on `state`; none for a read and for what was done before.
@@ -46,7 +48,7 @@ pub fn decide(
             gateway,
         } => scene.patch_device(*status, gateway.as_ref(), *condition),
         Command::DeleteDevice { condition } => scene.delete_device(*condition),
-        Command::ReadDevice | Command::ReadTwin => scene.registered().map(|_| Vec::new()),
+        Command::ReadDevice | Command::ReadTwin | Command::ReadMessages => scene.registered().map(|_| Vec::new()),
 
         Command::OpenSession(open) => scene.open_session(open),
         Command::CloseSession { generation, cause } => Ok(scene.close_session(*generation, *cause)),
@@ -71,6 +73,18 @@ pub fn decide(
         Command::PublishWill => Ok(scene.publish_will()),
         Command::TrimTelemetry { before_seq, oldest_at } => Ok(scene.trim_telemetry(*before_seq, *oldest_at)),
         Command::RecordBatch { telemetry } => scene.record_batch(telemetry),
+
+        Command::EnqueueMessage { message, ttl_secs } => scene.enqueue_message(message, *ttl_secs),
+        Command::TakeMessages {
+            generation,
+            held,
+            count_max,
+        } => scene.take_messages(*generation, held, usize::from(*count_max)),
+        Command::SettleMessages { generation, settled } => Ok(scene.settle_messages(*generation, settled)),
+        Command::PurgeMessages { id } => scene.purge_messages(id.as_deref()),
+        Command::ReplayMessage { id, ttl_secs } => scene.replay_message(id, *ttl_secs),
+        Command::DropDeadLetters { id } => scene.drop_dead_letters(id.as_deref()),
+        Command::TendMessages => Ok(scene.tend_messages()),
     }
 }
 

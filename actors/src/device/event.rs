@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::messages::{Message, Outcome};
 use super::{CloseCause, Refusal, Section, Status, Subscription, Telemetry, Will};
 use crate::id::{DeviceId, Gateway};
 use crate::time::Timestamp;
@@ -70,6 +71,50 @@ pub enum Event {
     GatewayAssigned {
         gateway: Option<DeviceId>,
     },
+
+    MessageQueued(Box<MessageQueued>),
+    /// A message was handed to a connection.
+    MessageSent {
+        number: u64,
+        generation: u64,
+        packet_id: u16,
+        /// An earlier connection of the same session had it already.
+        resent: bool,
+    },
+    MessageEnded {
+        number: u64,
+        outcome: Outcome,
+        feedback_seq: u64,
+        /// As a dead letter.
+        kept: bool,
+    },
+    DeadLetterDropped {
+        number: u64,
+    },
+    DeadLetterReplayed {
+        number: u64,
+        new_number: u64,
+        expires_at: Timestamp,
+    },
+    /// Feedback below `before_seq` is gone.
+    FeedbackTrimmed {
+        before_seq: u64,
+    },
+    /// The gateway was reminded, and will be again at `next`.
+    MessagesNudged {
+        next: Option<Timestamp>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageQueued {
+    /// The device's version after this event.
+    pub number: u64,
+    pub expires_at: Timestamp,
+    /// How many ids are remembered: from the leader's policy, so that all replicas forget alike.
+    pub ids_max: u16,
+    pub digest: u64,
+    pub message: Message,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

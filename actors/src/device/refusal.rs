@@ -42,4 +42,15 @@ pub enum Refusal {
     NotGateway { gateway: DeviceId },
     #[error("gateway: {reason}")]
     GatewayInvalid { reason: String },
+    #[error("message: {reason}")]
+    MessageInvalid { reason: String },
+    #[error("the message's payload has {bytes} bytes, at most {max} are allowed")]
+    MessageTooLarge { bytes: u64, max: u64 },
+    #[error("{max} messages wait for the device already")]
+    MessageQueueFull { max: u64 },
+    /// Another message has this id.
+    #[error("the message id is taken by another message")]
+    MessageIdTaken,
+    #[error("there is no such message")]
+    MessageNotFound,
 }

@@ -2,12 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::messages::Messages;
 use super::window::Windows;
 use super::{Refusal, Section, Subscription, Will};
 use crate::id::{DeviceId, Gateway};
 use crate::time::Timestamp;
 
-/// Everything a device is, except its telemetry rows. `Default` is a device nobody has heard of.
+/// Everything a device is, except its telemetry and the content of its messages. `Default` is a device nobody has heard of.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceState {
     /// Number of events ever applied; never reset, not even by deletion.
@@ -21,6 +22,8 @@ pub struct DeviceState {
     pub telemetry: TelemetryHead,
     pub windows: Windows,
     pub twin: Twin,
+    /// Once the device was sent a message.
+    pub messages: Option<Box<Messages>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +76,9 @@ pub struct Session {
     pub expires_at: Option<Timestamp>,
     /// The gateway device over whose connection it runs; `None`: over its own.
     pub via: Option<DeviceId>,
+    /// The generation of the session's first connection: what was sent since then was sent to the
+    /// same MQTT session.
+    pub first_generation: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +169,8 @@ pub struct Due {
     pub will: Option<Timestamp>,
     /// When the oldest telemetry row was enqueued; due once older than the leader's retention.
     pub telemetry_oldest: Option<Timestamp>,
+    /// A message expires, or its gateway is to be reminded of it.
+    pub messages: Option<Timestamp>,
 }
 
 impl DeviceState {
@@ -172,6 +180,7 @@ impl DeviceState {
             session_expiry: session.and_then(|s| s.expires_at),
             will: session.and_then(|s| s.will_due),
             telemetry_oldest: self.telemetry.oldest_at,
+            messages: self.messages.as_deref().and_then(Messages::due),
         }
     }
 
@@ -182,6 +191,10 @@ impl DeviceState {
             Some(end) if !session.connected && end <= now => None,
             _ => Some(session),
         }
+    }
+
+    pub fn messages(&self) -> &Messages {
+        self.messages.as_deref().unwrap_or(Messages::none())
     }
 
     /// The gateway that holds this device's live connection.

@@ -60,7 +60,7 @@ impl Windows {
     }
 }
 
-fn hash_of(message_id: &str) -> [u8; 16] {
+pub(super) fn hash_of(message_id: &str) -> [u8; 16] {
     xxhash_rust::xxh3::xxh3_128(message_id.as_bytes()).to_le_bytes()
 }
 
@@ -70,17 +70,19 @@ fn packet_key(packet_id: u16, digest: u64) -> [u8; 8] {
 
 /// Entries of `N` bytes, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Ring<const N: usize> {
+pub(super) struct Ring<const N: usize> {
     #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
 }
 
 impl<const N: usize> Ring<N> {
-    fn entries(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+    pub(super) const EMPTY: Self = Self { bytes: Vec::new() };
+
+    pub(super) fn entries(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.bytes.chunks_exact(N)
     }
 
-    fn push(&mut self, entry: &[u8; N], count_max: u16) {
+    pub(super) fn push(&mut self, entry: &[u8; N], count_max: u16) {
         let room_for = usize::from(count_max).saturating_sub(1);
         let surplus = (self.bytes.len() / N).saturating_sub(room_for);
         self.bytes.drain(..surplus * N);

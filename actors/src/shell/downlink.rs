@@ -5,10 +5,11 @@
 use serde_json::Value;
 
 use crate::device::{
-    desired_patch_json, Command, DeviceState, Event, Qos, Section, Status, TwinSectionChanged, WriteMode,
+    desired_patch_json, Command, DeviceState, Event, MessageQueued, Qos, Section, Status, TakenMessage,
+    TwinSectionChanged, WriteMode,
 };
 use crate::id::{DeviceKey, Gateway};
-use crate::ports::{Downlink, DownlinkBody};
+use crate::ports::{Downlink, DownlinkBody, MessagePushed};
 use crate::wire::topic;
 
 type Object = serde_json::Map<String, Value>;
@@ -53,6 +54,10 @@ pub(super) fn downlinks(
                 let json = desired_patch(before, command, change)?;
                 (Link::of(after)?, DownlinkBody::DesiredChanged { json, qos })
             }
+            Event::MessageQueued(queued) => (Link::of(after)?, message(after, queued, events)),
+            Event::DeadLetterReplayed { .. } | Event::MessagesNudged { next: Some(_) } => {
+                (Link::of(after)?, DownlinkBody::MessagesWaiting)
+            }
             _ => return None,
         };
         Some(Downlink {
@@ -63,6 +68,22 @@ pub(super) fn downlinks(
         })
     };
     events.iter().filter_map(note).collect()
+}
+
+/// The message itself when it was handed to the connection as it was queued.
+fn message(after: &DeviceState, event: &MessageQueued, events: &[Event]) -> DownlinkBody {
+    let sent = |e: &Event| matches!(e, Event::MessageSent { number, .. } if *number == event.number);
+    let queue = &after.messages().queue;
+    let position = queue.iter().position(|queued| queued.number == event.number);
+    let Some(position) = position.filter(|_| events.iter().any(sent)) else {
+        return DownlinkBody::MessagesWaiting;
+    };
+    let before = position.checked_sub(1);
+    DownlinkBody::Message(Box::new(MessagePushed {
+        previous: before.map_or(0, |at| queue[at].number),
+        taken: TakenMessage::from(&queue[position]),
+        message: event.message.clone(),
+    }))
 }
 
 /// The QoS at which the device wants to hear of changes to `desired`; the highest of all

@@ -25,6 +25,13 @@ pub fn tight_policy() -> Policy {
         packet_ids_max: 3,
         subscriptions_max: 3,
         session_expiry_secs_max: 20,
+        message_queue_max: 3,
+        message_bytes_max: 8,
+        message_ttl_secs: 5,
+        message_ttl_secs_max: 20,
+        message_deliveries_max: 2,
+        dead_letters_max: 2,
+        feedback_max: 4,
     }
 }
 
@@ -100,7 +107,12 @@ fn cause() -> impl Strategy<Value = CloseCause> {
 }
 
 fn subscriptions() -> impl Strategy<Value = Vec<Subscription>> {
-    let filter = prop_oneof![9 => "[a-d]", 1 => Just(String::new())];
+    let filter = prop_oneof![
+        6 => "[a-d]",
+        3 => Just("devices/lamp/messages/+".to_owned()),
+        1 => Just("devices/lamp/messages/a".to_owned()),
+        1 => Just(String::new()),
+    ];
     let one = filter.prop_map(|filter| Subscription {
         filter,
         qos: Qos::AtLeastOnce,
@@ -159,7 +171,48 @@ fn gateway_device() -> impl Strategy<Value = Option<DeviceId>> {
     option::weighted(0.3, named)
 }
 
+fn message() -> impl Strategy<Value = Message> {
+    let id = prop_oneof![12 => "[a-e]", 1 => Just("dead".to_owned()), 1 => Just("a/b".to_owned())];
+    (id, vec(any::<u8>(), 0..3), option::weighted(0.1, "[a-z]{1,4}")).prop_map(|(id, body, content_type)| Message {
+        id,
+        content_type,
+        properties: Vec::new(),
+        body,
+    })
+}
+
+fn ttl() -> impl Strategy<Value = Option<u32>> {
+    option::of(prop_oneof![8 => 1..9u32, 1 => Just(0), 1 => any::<u32>()])
+}
+
+fn settled() -> impl Strategy<Value = Vec<Settlement>> {
+    let one = (number(), any::<bool>()).prop_map(|(number, accepted)| Settlement { number, accepted });
+    vec(one, 0..3)
+}
+
+/// Commands about messages.
+fn messages() -> impl Strategy<Value = Command> {
+    let some_id = || option::weighted(0.7, "[a-e]");
+    prop_oneof![
+        8 => (message(), ttl())
+            .prop_map(|(message, ttl_secs)| Command::EnqueueMessage { message: Box::new(message), ttl_secs }),
+        1 => Just(Command::ReadMessages),
+        6 => (number(), vec(number(), 0..3), 0..4u16)
+            .prop_map(|(generation, held, count_max)| Command::TakeMessages { generation, held, count_max }),
+        4 => (number(), settled())
+            .prop_map(|(generation, settled)| Command::SettleMessages { generation, settled }),
+        1 => some_id().prop_map(|id| Command::PurgeMessages { id }),
+        3 => ("[a-e]", ttl()).prop_map(|(id, ttl_secs)| Command::ReplayMessage { id, ttl_secs }),
+        1 => some_id().prop_map(|id| Command::DropDeadLetters { id }),
+        4 => Just(Command::TendMessages),
+    ]
+}
+
 pub fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![3 => core_command(), 1 => messages()]
+}
+
+fn core_command() -> impl Strategy<Value = Command> {
     let open = (gateway(), any::<bool>(), short(), option::of(will()), gateway_device()).prop_map(
         |(gateway, clean_start, expiry_secs, will, via)| {
             Command::OpenSession(Box::new(OpenSession {
@@ -237,11 +290,25 @@ pub fn aim(command: &mut Command, state: &DeviceState) {
             *generation = session.generation;
             *gateway = session.gateway;
         }
+        Command::TakeMessages { generation, held, .. } if *generation > 1 => {
+            *generation = session.generation;
+            held.iter_mut().for_each(|number| *number = nth_queued(state, *number));
+        }
+        Command::SettleMessages { generation, settled } if *generation > 1 => {
+            *generation = session.generation;
+            settled.iter_mut().for_each(|s| s.number = nth_queued(state, s.number));
+        }
         Command::TrimTelemetry { before_seq, .. } if *before_seq < 8 => {
             *before_seq = before_seq.saturating_add(state.telemetry.first_seq);
         }
         _ => {}
     }
+}
+
+fn nth_queued(state: &DeviceState, n: u64) -> u64 {
+    let queue = &state.messages().queue;
+    let at = n.checked_rem(queue.len() as u64).unwrap_or(0);
+    queue.get(at as usize).map_or(n, |queued| queued.number)
 }
 
 fn refusal() -> impl Strategy<Value = Refusal> {
@@ -266,7 +333,58 @@ fn recorded() -> impl Strategy<Value = TelemetryRecorded> {
     )
 }
 
+fn outcome() -> impl Strategy<Value = Outcome> {
+    (0..Outcome::ALL.len()).prop_map(|at| Outcome::ALL[at])
+}
+
+fn message_event() -> impl Strategy<Value = Event> {
+    let queued = (number(), timestamp(), 0..4u16, any::<u64>(), message()).prop_map(
+        |(number, expires_at, ids_max, digest, message)| {
+            Event::MessageQueued(Box::new(MessageQueued {
+                number,
+                expires_at,
+                ids_max,
+                digest,
+                message,
+            }))
+        },
+    );
+    prop_oneof![
+        queued,
+        (number(), number(), any::<u16>(), any::<bool>()).prop_map(|(number, generation, packet_id, resent)| {
+            Event::MessageSent {
+                number,
+                generation,
+                packet_id,
+                resent,
+            }
+        }),
+        (number(), outcome(), number(), any::<bool>()).prop_map(|(number, outcome, feedback_seq, kept)| {
+            Event::MessageEnded {
+                number,
+                outcome,
+                feedback_seq,
+                kept,
+            }
+        }),
+        number().prop_map(|number| Event::DeadLetterDropped { number }),
+        (number(), number(), timestamp()).prop_map(|(number, new_number, expires_at)| {
+            Event::DeadLetterReplayed {
+                number,
+                new_number,
+                expires_at,
+            }
+        }),
+        number().prop_map(|before_seq| Event::FeedbackTrimmed { before_seq }),
+        option::of(timestamp()).prop_map(|next| Event::MessagesNudged { next }),
+    ]
+}
+
 pub fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![4 => core_event(), 1 => message_event()]
+}
+
+fn core_event() -> impl Strategy<Value = Event> {
     let opened = (
         number(),
         gateway(),
@@ -361,8 +479,67 @@ fn session() -> impl Strategy<Value = Session> {
             will_due,
             expires_at,
             via,
+            first_generation: generation.saturating_sub(last_ordinal),
         }
     })
+}
+
+fn queue() -> impl Strategy<Value = Messages> {
+    let queued = (
+        number(),
+        "[a-e]",
+        number(),
+        timestamp(),
+        0..4u16,
+        number(),
+        any::<u16>(),
+    )
+        .prop_map(
+            |(number, id, row, expires_at, deliveries, generation, packet_id)| Queued {
+                number,
+                row,
+                id: id.into(),
+                bytes: 1,
+                enqueued_at: Timestamp(0),
+                expires_at,
+                deliveries,
+                generation,
+                packet_id,
+                resent: false,
+            },
+        );
+    let dead = (number(), "[a-e]", outcome()).prop_map(|(number, id, reason)| DeadLetter {
+        number,
+        row: number,
+        id: id.into(),
+        bytes: 1,
+        enqueued_at: Timestamp(0),
+        died_at: Timestamp(1),
+        deliveries: 0,
+        reason,
+    });
+    (
+        vec(queued, 0..4),
+        vec(dead, 0..4),
+        number(),
+        number(),
+        any::<u16>(),
+        any::<u8>(),
+        option::of(timestamp()),
+    )
+        .prop_map(
+            |(queue, dead, last_feedback, trimmed_feedback, last_packet_id, nudges, nudge_at)| {
+                let mut messages = Messages::default();
+                messages.queue = queue;
+                messages.dead = dead;
+                messages.last_feedback = last_feedback;
+                messages.trimmed_feedback = trimmed_feedback;
+                messages.last_packet_id = last_packet_id;
+                messages.nudges = nudges;
+                messages.nudge_at = nudge_at;
+                messages
+            },
+        )
 }
 
 /// A state no history leads to, most of the time.
@@ -389,9 +566,11 @@ pub fn wild_state() -> impl Strategy<Value = DeviceState> {
         option::weighted(0.8, session()),
         head,
         twin(),
+        option::of(queue()),
     )
         .prop_map(
-            |(version, registration, last_generation, session, telemetry, twin)| DeviceState {
+            |(version, registration, last_generation, session, telemetry, twin, messages)| DeviceState {
+                messages: messages.map(Box::new),
                 version,
                 registration,
                 last_generation,

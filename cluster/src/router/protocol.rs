@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::api::ScrubReport;
 use crate::api::{
-    DevicePage, ListQuery, LivePage, LiveQuery, ReceiptState, ReplicaDigest, ShardStatus, TelemetryPage, TelemetryQuery,
+    DevicePage, FeedbackPage, ListQuery, LivePage, LiveQuery, MessagePage, MessageQuery, MessagesTaken, ReceiptState, ReplicaDigest, ShardStatus, TakeMessages, TelemetryPage, TelemetryQuery,
 };
 use crate::catalog::CatalogCommand;
 use crate::raft::machine::Position;
@@ -69,6 +69,19 @@ pub enum Ask {
     Scrub,
     /// What happened on a shard the receiver has a replica of; waits for something new.
     Live(Box<LiveQuery>),
+    Messages {
+        key: DeviceKey,
+        query: MessageQuery,
+    },
+    Feedback {
+        key: DeviceKey,
+        after_seq: u64,
+        limit: u32,
+    },
+    TakeMessages {
+        key: DeviceKey,
+        take: TakeMessages,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,6 +96,9 @@ pub enum Told {
     Acked(Vec<Acked>),
     Scrub(ScrubReport),
     Live(Box<LivePage>),
+    Messages(MessagePage),
+    Feedback(FeedbackPage),
+    MessagesTaken(MessagesTaken),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::batch::{self, Item};
 use super::cache::{Held, StateCache};
+use super::messages;
 use super::packs::{self, OpenPack};
 use super::rows::{self, Indexed};
 use crate::raft::machine::{Apply, GroupShared, Position, Rows, Telling};
@@ -62,8 +63,10 @@ fn change(held: &mut Held, at: Position, item: &Item, rows: &mut Rows<'_>) -> Fi
     }
     let before = Indexed::of(&held.state);
     let mut fit = Fit::Fits;
+    let mut queue_changed = false;
     for event in &item.events {
         let first_seq = held.state.telemetry.first_seq;
+        let effect = messages::effect(&held.state, event);
         if let Err(reason) = apply(&mut held.state, event, item.at) {
             // Every replica sees the same event and the same state, and does the same.
             tracing::error!(device = %item.key, index = at.index, %reason, "device quarantined");
@@ -73,6 +76,13 @@ fn change(held: &mut Held, at: Position, item: &Item, rows: &mut Rows<'_>) -> Fi
             break;
         }
         project(at, item, event, first_seq, &mut held.pack, rows);
+        if let Some(effect) = effect {
+            effect.write((item.at, at), &item.key, rows);
+            queue_changed = true;
+        }
+    }
+    if queue_changed {
+        messages::write_head(&held.state, &item.key, rows);
     }
     before.update(&Indexed::of(&held.state), &item.key, rows);
     fit

@@ -8,6 +8,7 @@ pub mod batch;
 mod cache;
 pub mod due;
 pub mod journal;
+pub mod messages;
 pub mod pace;
 pub mod packs;
 pub mod presence;

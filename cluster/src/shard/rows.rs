@@ -1,5 +1,6 @@
 //! How a device lies in the state store: a core row, a row per twin section, packs of telemetry
-//! ([`super::packs`]), and the two indexes that find devices by time and by gateway.
+//! ([`super::packs`]), messages to it ([`super::messages`]), and the two indexes that find devices
+//! by time and by gateway.
 
 use std::io;
 
@@ -8,15 +9,21 @@ use actors::id::{DeviceKey, Gateway};
 use actors::time::Timestamp;
 use actors::wire::codec;
 
+use super::messages;
 use crate::raft::machine::Rows;
 use crate::storage::keys::{DueKind, DueRow, Space};
 use crate::storage::{StateStore, StateView};
 
-/// The state as a row: without the twin's documents, which have rows of their own.
+/// The state as a row: without the twin's documents and the message queue, which have rows of
+/// their own.
 pub fn encode_core(state: &mut DeviceState) -> Vec<u8> {
     let documents = state.twin.take_documents();
+    let queue = state.messages.as_deref_mut().map(std::mem::take);
     let bytes = codec::encode(state);
     state.twin.put_documents(documents);
+    if let (Some(kept), Some(queue)) = (state.messages.as_deref_mut(), queue) {
+        *kept = queue;
+    }
     bytes
 }
 
@@ -59,6 +66,9 @@ pub fn load(from: &(impl Get + ?Sized), space: Space, key: &DeviceKey) -> io::Re
             state.twin.section_mut(section).json = Some(json.into_boxed_str());
         }
     }
+    if let Some(queue) = state.messages.as_deref_mut() {
+        *queue = messages::load_head(from, space, key)?;
+    }
     Ok(state)
 }
 
@@ -87,11 +97,12 @@ impl Indexed {
         }
     }
 
-    fn dues(&self) -> [(DueKind, Option<Timestamp>); 3] {
+    fn dues(&self) -> [(DueKind, Option<Timestamp>); 4] {
         [
             (DueKind::SessionExpiry, self.due.session_expiry),
             (DueKind::Will, self.due.will),
             (DueKind::Telemetry, self.due.telemetry_oldest),
+            (DueKind::Messages, self.due.messages),
         ]
     }
 

@@ -28,7 +28,7 @@ pub fn sample() -> Option<Instant> {
     })
 }
 
-/// [`decide`], timed now and then.
+/// [`decide`], timed now and then, with what it does to messages counted.
 ///
 /// # Errors
 /// As `decide`.
@@ -39,10 +39,14 @@ pub fn timed_decide(
     policy: &Policy,
     now: Timestamp,
 ) -> Result<Vec<Event>, Refusal> {
-    let Some(started) = sample() else {
-        return decide(key, state, command, policy, now);
-    };
+    let started = sample();
     let decided = decide(key, state, command, policy, now);
+    if let (false, Ok(events)) = (matches!(command, Command::RecordTelemetry { .. }), &decided) {
+        super::messages::count(events);
+    }
+    let Some(started) = started else {
+        return decided;
+    };
     DECIDE_SECONDS.with(|cell| {
         cell.get_or_init(|| histogram("decide"))
             .record(started.elapsed().as_secs_f64())

@@ -5,6 +5,9 @@
 //!      'd'  tenant u32 | device id                            the core of a device
 //!      'w'  tenant u32 | device id | 0 | section u8           a section of its twin
 //!      't'  tenant u32 | device id | 0 | seq u64              a pack of its telemetry, up to this seq
+//!      'q'  tenant u32 | device id                            the head of its message queue
+//!      'm'  tenant u32 | device id | 0 | number u64           the content of a message
+//!      'f'  tenant u32 | device id | 0 | seq u64              what became of a message
 //!      'u'  what u8 | due_ms u64 | tenant u32 | device id     when something is due
 //!      'x'  name                                              a group's own record (the catalog)
 //!      'g'  node u64 | boot u64 | tenant u32 | device id      whose connection a gateway holds
@@ -22,6 +25,9 @@ const META: u8 = b'M';
 const DEVICE: u8 = b'd';
 const TWIN: u8 = b'w';
 const TELEMETRY: u8 = b't';
+const QUEUE: u8 = b'q';
+const MESSAGE: u8 = b'm';
+const FEEDBACK: u8 = b'f';
 const DUE: u8 = b'u';
 const GATEWAY: u8 = b'g';
 const EXTRA: u8 = b'x';
@@ -66,10 +72,17 @@ pub enum DueKind {
     Will = 2,
     /// The time is when the oldest telemetry row was enqueued.
     Telemetry = 3,
+    /// A message expires, or a gateway is to be reminded of one.
+    Messages = 4,
 }
 
 impl DueKind {
-    pub const ALL: [DueKind; 3] = [DueKind::SessionExpiry, DueKind::Will, DueKind::Telemetry];
+    pub const ALL: [DueKind; 4] = [
+        DueKind::SessionExpiry,
+        DueKind::Will,
+        DueKind::Telemetry,
+        DueKind::Messages,
+    ];
 
     fn of(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
@@ -96,10 +109,19 @@ impl Space {
     }
 
     pub fn telemetry(self, device: &DeviceKey, seq: u64) -> Vec<u8> {
-        let mut key = self.of_device(TELEMETRY, device);
-        key.push(0);
-        key.extend_from_slice(&seq.to_be_bytes());
-        key
+        self.numbered(TELEMETRY, device, seq)
+    }
+
+    pub fn message_queue(self, device: &DeviceKey) -> Vec<u8> {
+        self.of_device(QUEUE, device)
+    }
+
+    pub fn message(self, device: &DeviceKey, row: u64) -> Vec<u8> {
+        self.numbered(MESSAGE, device, row)
+    }
+
+    pub fn feedback(self, device: &DeviceKey, seq: u64) -> Vec<u8> {
+        self.numbered(FEEDBACK, device, seq)
     }
 
     pub fn due(self, due: &DueRow) -> Vec<u8> {
@@ -176,6 +198,27 @@ impl Space {
         }
     }
 
+    /// The content of every message of a device.
+    pub fn messages_of(self, device: &DeviceKey) -> KeyRange {
+        let mut prefix = self.of_device(MESSAGE, device);
+        prefix.push(0);
+        prefixed(prefix)
+    }
+
+    pub fn feedback_of(self, device: &DeviceKey) -> KeyRange {
+        let mut prefix = self.of_device(FEEDBACK, device);
+        prefix.push(0);
+        prefixed(prefix)
+    }
+
+    /// Feedback from `seq` (inclusive) on.
+    pub fn feedback_from(self, device: &DeviceKey, seq: u64) -> KeyRange {
+        KeyRange {
+            from: self.feedback(device, seq),
+            to: self.feedback_of(device).to,
+        }
+    }
+
     /// Everything of one kind due at `now` or earlier, earliest first.
     pub fn due_until(self, what: DueKind, now: Timestamp) -> KeyRange {
         let mut from = self.prefix(DUE);
@@ -219,6 +262,13 @@ impl Space {
     fn of_device(self, kind: u8, device: &DeviceKey) -> Vec<u8> {
         let mut key = self.prefix(kind);
         push_device(&mut key, device);
+        key
+    }
+
+    fn numbered(self, kind: u8, device: &DeviceKey, number: u64) -> Vec<u8> {
+        let mut key = self.of_device(kind, device);
+        key.push(0);
+        key.extend_from_slice(&number.to_be_bytes());
         key
     }
 
@@ -270,9 +320,17 @@ pub fn parse_telemetry_device(key: &[u8]) -> Option<DeviceKey> {
 
 /// The seq of a telemetry row; `None` if the key names something else.
 pub fn parse_telemetry_seq(key: &[u8]) -> Option<u64> {
-    let rest = after_kind(key, TELEMETRY)?;
-    let (_, seq) = rest.split_at_checked(rest.len().checked_sub(8)?)?;
-    Some(take_u64(seq)?.0)
+    trailing_number(after_kind(key, TELEMETRY)?)
+}
+
+/// The seq of a feedback row; `None` if the key names something else.
+pub fn parse_feedback_seq(key: &[u8]) -> Option<u64> {
+    trailing_number(after_kind(key, FEEDBACK)?)
+}
+
+fn trailing_number(rest: &[u8]) -> Option<u64> {
+    let (_, number) = rest.split_at_checked(rest.len().checked_sub(8)?)?;
+    Some(take_u64(number)?.0)
 }
 
 fn after_kind(key: &[u8], kind: u8) -> Option<&[u8]> {

@@ -36,6 +36,8 @@ proptest! {
         prop_assert_eq!(parse_due(&space.due(&due)), Some(due));
         prop_assert_eq!(parse_gateway(&space.gateway(gateway, &device)), Some((gateway, device.clone())));
         prop_assert_eq!(parse_telemetry_seq(&space.telemetry(&device, a)), Some(a));
+        prop_assert_eq!(parse_feedback_seq(&space.feedback(&device, a)), Some(a));
+        prop_assert_eq!(parse_feedback_seq(&space.telemetry(&device, a)), None);
         prop_assert_eq!(parse_device(&space.telemetry(&device, a)), None);
         prop_assert_eq!(parse_due(&space.device(&device)), None);
     }
@@ -58,6 +60,9 @@ proptest! {
         let same = x == y;
         prop_assert_eq!(holds(&space.telemetry_of(&x), &space.telemetry(&y, a)), same);
         prop_assert_eq!(holds(&space.telemetry_from(&x, a), &space.telemetry(&y, b)), same && b >= a);
+        prop_assert_eq!(holds(&space.messages_of(&x), &space.message(&y, a)), same);
+        prop_assert_eq!(holds(&space.feedback_of(&x), &space.feedback(&y, a)), same);
+        prop_assert_eq!(holds(&space.feedback_from(&x, a), &space.feedback(&y, b)), same && b >= a);
         prop_assert_eq!(holds(&space.telemetry_below(&x, a), &space.telemetry(&y, b)), same && b < a);
         prop_assert_eq!(holds(&space.twin_of(&x), &space.twin(&y, 255)), same);
         prop_assert_eq!(holds(&space.devices_of(x.tenant, None, ""), &space.device(&y)), x.tenant == y.tenant);

@@ -10,6 +10,7 @@ mod ingest;
 mod limits;
 mod memory;
 mod methods;
+mod messages;
 mod mosquitto;
 mod overload;
 mod report;
@@ -49,6 +50,8 @@ pub enum Section {
     Twin,
     /// The same load with few and with many devices registered; takes minutes, only when asked for
     Scale,
+    /// Time from an operator's request to the device that gets the message
+    Messages,
 }
 
 /// Measure speed, memory, failover and restart on this machine
@@ -210,6 +213,10 @@ fn sections(args: &BenchArgs, report: &mut Report, interrupt: &Interrupt) -> Res
     }
     if args.wants(Section::Scale) {
         scale::measure(args, report, interrupt)?;
+    }
+    if args.wants(Section::Messages) {
+        let cluster = LocalCluster::up(args.plan(), interrupt)?;
+        messages::measure(args, &cluster, report, interrupt)?;
     }
     Ok(())
 }

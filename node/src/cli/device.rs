@@ -11,9 +11,10 @@ use serde_json::{json, Value};
 use super::api::{Answer, Client, Request};
 use super::cluster::Directory;
 use super::failure::{Exit, Failure};
+use super::messages;
 use super::output::{self, Output};
 
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// Which cluster is asked, and as whom.
@@ -49,9 +50,9 @@ impl StatusArg {
 pub struct One {
     /// Device id
     #[arg(value_name = "ID")]
-    id: String,
+    pub(super) id: String,
     #[command(flatten)]
-    target: Target,
+    pub(super) target: Target,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -158,6 +159,16 @@ pub enum DeviceCommand {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
+    /// Queue a message for a device, whether it is connected or not
+    #[command(
+        after_help = "Example:\n  holdfast device send lamp-1 --payload '{\"blink\": 3}' --ttl 10m --property urgent=yes\n  holdfast device send lamp-1 --file firmware-note.txt --message-id note-7"
+    )]
+    Send(messages::Send),
+    /// Look after a device's message queue, its dead letters and feedback
+    #[command(
+        after_help = "Example:\n  holdfast device messages lamp-1\n  holdfast device messages lamp-1 dead\n  holdfast device messages lamp-1 replay note-7 --ttl 1h\n  holdfast device messages lamp-1 purge --all\n  holdfast device messages lamp-1 feedback --limit 10"
+    )]
+    Messages(messages::Queue),
 }
 
 /// # Errors
@@ -241,6 +252,8 @@ pub async fn run(command: DeviceCommand, output: Output) -> Result<(), Failure> 
             let answer = call(&one.target, Method::GET, &path, vec![], None).await?;
             show_telemetry(output, &answer.body);
         }
+        DeviceCommand::Send(send) => messages::send(send, output).await?,
+        DeviceCommand::Messages(queue) => messages::queue(queue, output).await?,
     }
     Ok(())
 }
@@ -287,7 +300,7 @@ async fn twin(
     Ok(())
 }
 
-async fn call(
+pub(super) async fn call(
     target: &Target,
     method: Method,
     path: &str,
@@ -316,11 +329,11 @@ pub(super) fn client(target: &Target) -> Result<Client, Failure> {
     Client::new(bases, target.token.as_deref().unwrap_or(&directory.file.token))
 }
 
-fn device_path(id: &str, rest: &str) -> String {
+pub(super) fn device_path(id: &str, rest: &str) -> String {
     format!("/api/v1/devices/{}{rest}", escape(id))
 }
 
-fn query(pairs: &[(&str, Option<String>)]) -> String {
+pub(super) fn query(pairs: &[(&str, Option<String>)]) -> String {
     let given = pairs
         .iter()
         .filter_map(|(name, value)| Some(format!("{name}={}", escape(value.as_ref()?))));
@@ -333,7 +346,7 @@ fn query(pairs: &[(&str, Option<String>)]) -> String {
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let escape = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),
@@ -360,7 +373,7 @@ fn json_object(text: &str) -> Result<Value, String> {
     }
 }
 
-fn show_device(output: Output, device: &Value) {
+pub(super) fn show_device(output: Output, device: &Value) {
     if output == Output::Json {
         return output::json(device);
     }
@@ -402,14 +415,19 @@ fn show_telemetry(output: Output, page: &Value) {
     }
 }
 
-fn show_rows(page: &Value, columns: &[&str], last: Option<(&str, &str)>) {
+pub(super) fn show_rows(page: &Value, columns: &[&str], last: Option<(&str, &str)>) {
     let items = page.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
     let row = |item: &Value| {
         let mut cells: Vec<String> = columns
             .iter()
             .map(|name| item.get(*name).map(shown).unwrap_or_default())
             .collect();
-        let body = last.map(|(pointer, _)| item.pointer(pointer).or_else(|| item.get("body_base64")).map(shown));
+        let body = last.map(|(pointer, _)| {
+            item.pointer(pointer)
+                .or_else(|| item.get("body_base64"))
+                .or_else(|| item.get("payload_base64"))
+                .map(shown)
+        });
         cells.extend(body.map(Option::unwrap_or_default));
         cells
     };

@@ -13,6 +13,7 @@ pub mod failure;
 mod local;
 mod log;
 mod manual;
+mod messages;
 mod node;
 mod nodes;
 pub mod output;

@@ -7,6 +7,7 @@
 mod check;
 pub mod duration;
 mod members;
+mod messages;
 mod reader;
 mod schema;
 mod security;
@@ -43,6 +44,7 @@ pub struct NodeConfig {
     pub listen: Listen,
     pub limits: Limits,
     pub retention: Retention,
+    pub messages: messages::Messages,
     pub raft: Raft,
     pub storage: Storage,
     pub security: Security,
@@ -256,6 +258,7 @@ impl NodeConfig {
             packet_ids_max: self.limits.packet_ids_max,
             subscriptions_max: self.limits.subscriptions_max,
             session_expiry_secs_max: u32::try_from(self.limits.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
+            ..self.messages.bound(Policy::default())
         }
     }
 

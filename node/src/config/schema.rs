@@ -10,7 +10,8 @@ use actors::device::Policy;
 
 use super::reader::Reader;
 use super::{
-    members, security, ClusterSection, Devices, Limits, Listen, Log, Node, NodeConfig, Raft, Retention, Storage,
+    members, messages, security, ClusterSection, Devices, Limits, Listen, Log, Node, NodeConfig, Raft, Retention,
+    Storage,
 };
 use crate::observe::logs::LogFormat;
 
@@ -49,6 +50,7 @@ pub fn read(reader: &mut Reader<'_>, file: &Path) -> NodeConfig {
             unsafe_skip_log_fsync: reader.boolean("storage", "unsafe_skip_log_fsync", false),
             unsafe_skip_vote_fsync: reader.boolean("storage", "unsafe_skip_vote_fsync", false),
         },
+        messages: messages::read(reader),
         security: security::read(reader, &directory),
         log: log(reader),
         devices: Devices {
@@ -172,7 +174,7 @@ fn log(reader: &mut Reader<'_>) -> Log {
 }
 
 /// Reads a number that fits the machine's memory.
-fn size(
+pub(super) fn size(
     reader: &mut Reader<'_>,
     section: &'static str,
     name: &'static str,

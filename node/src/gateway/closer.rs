@@ -23,6 +23,14 @@ pub fn close(shared: &Arc<Shared>, key: DeviceKey, generation: u64, cause: Close
     });
 }
 
+/// Carries out in the background what a connection that has ended still owes its device.
+pub fn carry_out(shared: &Arc<Shared>, key: DeviceKey, command: Command) {
+    in_background(shared, move |shared| async move {
+        // A refusal means that the device is gone.
+        until_answered(&shared, &key, command).await.ok();
+    });
+}
+
 /// After an `OpenSession` whose outcome stayed unknown: if it did commit, a session is held in
 /// this gateway's name that no connection knows of. Finds it by reading, and ends it.
 pub fn settle(shared: &Arc<Shared>, key: DeviceKey) {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actors::device::{Command, Subscription};
+use actors::device::{Answer, Command, Subscription};
 use actors::id::DeviceKey;
 use actors::ports::{CallError, CallResult, Downlink, DownlinkBody, ReplyTo};
 use actors::wire::topic;
@@ -18,10 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::alias::Aliases;
 use super::children::Children;
+use super::closer;
 use super::downlink::{granted, Down};
 use super::handshake::Admitted;
 use super::inflight::{InFlight, Pause};
 use super::mailbox::{Answered, Stop, OWN};
+use super::messages::{self, Messages};
 use super::methods::Methods;
 use super::metrics;
 use super::proto::{Incoming, Outgoing, Protocol};
@@ -45,6 +47,7 @@ pub struct Connection<S> {
     pub(super) inflight: InFlight,
     pub(super) down: Down,
     pub(super) methods: Methods,
+    pub(super) messages: Messages,
     pub(super) subscriptions: Vec<Subscription>,
     pub(super) aliases: Aliases,
     /// A publish that waits for its turn, or for room in the node's budget.
@@ -83,6 +86,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self {
             down: Down::new(&shared.limits, admitted.client_receive_maximum),
             methods: Methods::default(),
+            messages: Messages::new(admitted.messages),
             inflight: InFlight::new(admitted.generation, pause),
             session: SessionGuard::new(&shared, &admitted.key, admitted.generation, admitted.mailbox),
             key: admitted.key,
@@ -156,6 +160,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.lane_answered(answered)?;
             } else if answered.number == ANNOUNCEMENT {
                 self.announced(answered.result)?;
+            } else if answered.number == messages::SETTLEMENT {
+                self.messages_settled(&answered.result);
             } else {
                 let Answered {
                     number,
@@ -178,6 +184,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 .announce_spread
                 .mul_f64(rand::rng().random_range(0.0..1.0));
             self.announce_at.get_or_insert(self.now + spread);
+        }
+        if let Some(taken) = notes.taken {
+            self.messages_taken(taken)?;
         }
         for downlink in notes.downlinks {
             self.take_downlink(downlink)?;
@@ -210,6 +219,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             DownlinkBody::DesiredChanged { json, .. } => {
                 let topic = topic::twin_desired(device);
                 self.publish_down(topic, json.into_bytes());
+                Ok(())
+            }
+            DownlinkBody::Message(pushed) => {
+                if *device == self.key.device {
+                    self.message_pushed(*pushed);
+                }
+                Ok(())
+            }
+            DownlinkBody::MessagesWaiting => {
+                if *device == self.key.device {
+                    self.messages.noticed();
+                }
                 Ok(())
             }
         }
@@ -285,8 +306,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 resolved.map_err(|violation| self.offence(violation))?;
                 self.on_publish(publish)
             }
-            Incoming::PubAck(packet_id) => {
+            Incoming::PubAck { packet_id, accepted } => {
                 self.down.acknowledged(packet_id);
+                self.messages.acknowledged(packet_id, accepted);
                 Ok(())
             }
             Incoming::Subscribe(subscribe) => self.on_subscribe(subscribe),
@@ -361,9 +383,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             };
             self.submit(ANNOUNCEMENT, 0, command);
         }
+        self.submit_messages();
     }
 
-    fn submit(&self, number: u64, attempt: u32, command: Command) {
+    pub(super) fn submit(&self, number: u64, attempt: u32, command: Command) {
         let mailbox = self.session.mailbox.clone();
         let reply = ReplyTo::new(move |result| {
             mailbox.answer(Answered {
@@ -378,7 +401,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn announced(&mut self, result: CallResult) -> Result<(), End> {
         match result {
-            Ok(_) => Ok(()),
+            Ok(reply) => {
+                if let Answer::SessionLive { messages } = reply.answer {
+                    self.messages.counted(messages);
+                }
+                Ok(())
+            }
             Err(CallError::Refused(refusal)) => reasons::ends_session(&refusal).map_or(Ok(()), Err),
             Err(_) => {
                 self.announce_at = Some(self.now + ANNOUNCE_RETRY);
@@ -391,6 +419,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !self.mute {
             let bound = self.shared.limits.write_buffer_bytes_max;
             self.down.send(&mut self.protocol, &mut self.socket.output, bound);
+            self.send_messages();
         }
     }
 
@@ -403,7 +432,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.protocol.disconnect(&mut self.socket.output, code);
         }
         let linger = self.shared.limits.linger;
-        let Self { socket, session, .. } = self;
+        let Self {
+            shared,
+            key,
+            socket,
+            session,
+            messages,
+            ..
+        } = self;
+        if let Some(command) = messages.unsettled(session.generation) {
+            closer::carry_out(&shared, key, command);
+        }
         session.end(end.close_cause());
         socket.close_gently(linger).await;
     }

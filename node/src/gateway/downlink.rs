@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use actors::device::{Qos, Subscription};
+use actors::device::{Qos, Subscription, PACKET_IDS};
 use actors::wire::topic;
 use bytes::BytesMut;
 use rmqtt_codec::v5::PublishProperties;
@@ -86,9 +86,29 @@ impl Down {
         self.unacknowledged.retain(|id| *id != packet_id);
     }
 
+    /// QoS 1 publishes the client takes unacknowledged.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// How many more it takes now.
+    pub fn room(&self) -> usize {
+        self.window.saturating_sub(self.unacknowledged.len())
+    }
+
+    pub fn holds(&self, packet_id: NonZeroU16) -> bool {
+        self.unacknowledged.contains(&packet_id)
+    }
+
+    /// Counts a publish that was sent past the queue.
+    pub fn hold(&mut self, packet_id: NonZeroU16) {
+        self.unacknowledged.push(packet_id);
+    }
+
     fn free_id(&mut self) -> NonZeroU16 {
         loop {
-            self.last_id = self.last_id.wrapping_add(1);
+            // The upper half belongs to messages.
+            self.last_id = self.last_id % (*PACKET_IDS.start() - 1) + 1;
             // The window is far smaller than the number of ids, so that one is free.
             if let Some(id) = NonZeroU16::new(self.last_id).filter(|id| !self.unacknowledged.contains(id)) {
                 return id;

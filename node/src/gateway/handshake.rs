@@ -41,6 +41,8 @@ pub struct Admitted {
     pub client_receive_maximum: u16,
     /// The session began with this connection.
     pub is_fresh: bool,
+    /// In the device's queue.
+    pub messages: u32,
 }
 
 /// `None`: the connection is to be closed; an answer, if there is one, is in the output.
@@ -121,6 +123,7 @@ struct Opened {
     expiry_secs: u32,
     keep_alive_secs: u16,
     subscriptions: Vec<Subscription>,
+    messages: u32,
 }
 
 async fn open(
@@ -204,6 +207,7 @@ async fn commit(shared: &Arc<Shared>, key: DeviceKey, open: OpenSession) -> Resu
         session_present,
         expiry_secs,
         subscriptions,
+        messages,
     } = answer
     else {
         return Err(NoEntry::Unavailable);
@@ -218,6 +222,7 @@ async fn commit(shared: &Arc<Shared>, key: DeviceKey, open: OpenSession) -> Resu
         expiry_secs,
         keep_alive_secs,
         subscriptions,
+        messages,
     })
 }
 
@@ -327,5 +332,6 @@ fn accept(shared: &Shared, mut protocol: Protocol, request: &Request, opened: Op
         expiry_secs: opened.expiry_secs,
         client_receive_maximum: request.client_receive_maximum,
         is_fresh: !opened.session_present,
+        messages: opened.messages,
     }
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use actors::ports::{CallResult, Downlink};
-use cluster::api::{MethodCall, MethodError, MethodReply};
+use actors::ports::{CallError, CallResult, Downlink};
+use cluster::api::{MessagesTaken, MethodCall, MethodError, MethodReply};
 use futures::task::AtomicWaker;
 
 /// Downlinks one mailbox holds before its connection has looked at them, beside one per child.
@@ -47,6 +47,8 @@ pub struct Notes {
     pub calls: Vec<(MethodCall, MethodReply)>,
     /// Sessions whose shard has a new leader.
     pub leader_changed: Vec<Lane>,
+    /// The answer to the one question a connection asks at a time.
+    pub taken: Option<Result<MessagesTaken, CallError>>,
     pub stop: Option<Stop>,
     /// Commands the gate lets through.
     pub granted: usize,
@@ -57,6 +59,7 @@ impl Notes {
     fn is_empty(&self) -> bool {
         self.answers.is_empty()
             && self.downlinks.is_empty()
+            && self.taken.is_none()
             && self.calls.is_empty()
             && self.leader_changed.is_empty()
             && self.stop.is_none()
@@ -119,6 +122,11 @@ impl Mailbox {
         }
         notes.calls.push((call, reply));
         drop(notes);
+        self.waker.wake();
+    }
+
+    pub fn messages_taken(&self, result: Result<MessagesTaken, CallError>) {
+        self.lock().taken = Some(result);
         self.waker.wake();
     }
 

@@ -1,8 +1,9 @@
 //! The gateway's metrics: their names in one list, and one function per thing that is counted.
 
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use actors::time::Timestamp;
 use metrics::{counter, gauge, histogram, Counter, Histogram};
 
 use crate::observe::metrics::names::INGEST_MESSAGES;
@@ -84,6 +85,12 @@ pub const METRICS: &[(&str, &str, &str, &str)] = &[
         "answers to method calls that nobody waits for: late, or unknown to the session",
     ),
     (
+        MESSAGE_SECONDS,
+        "histogram",
+        "",
+        "from a message being queued to its first PUBLISH being written",
+    ),
+    (
         CLOSES_PENDING,
         "gauge",
         "",
@@ -116,6 +123,7 @@ const DOWNLINKS_DROPPED: &str = "holdfast_mqtt_downlinks_dropped_total";
 const CHILDREN: &str = "holdfast_mqtt_children";
 const CHILDREN_REFUSED: &str = "holdfast_mqtt_children_refused_total";
 const METHOD_ANSWERS_IGNORED: &str = "holdfast_mqtt_method_answers_ignored_total";
+const MESSAGE_SECONDS: &str = "holdfast_mqtt_message_seconds";
 const CLOSES_PENDING: &str = "holdfast_mqtt_closes_pending";
 const CLOSES_DROPPED: &str = "holdfast_mqtt_closes_dropped_total";
 
@@ -237,6 +245,24 @@ pub(super) fn child_refused() {
 
 pub(super) fn method_answer_ignored(reason: &'static str) {
     counter!(METHOD_ANSWERS_IGNORED, "reason" => reason).increment(1);
+}
+
+/// A message of the queue was put into the write buffer, or was too large for the client.
+pub(super) fn message_sent(sent: bool, enqueued_at: Timestamp, resent: bool) {
+    if !sent {
+        return downlink_dropped("packet_too_large");
+    }
+    downlink("message");
+    if !resent {
+        let waited_ms = wall_clock_ms().saturating_sub(enqueued_at.0);
+        histogram!(MESSAGE_SECONDS).record(Duration::from_millis(waited_ms).as_secs_f64());
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn wall_clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn closes_pending(pending: usize) {

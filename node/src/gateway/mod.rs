@@ -19,6 +19,7 @@ mod inflight;
 mod limits;
 mod listener;
 mod mailbox;
+mod messages;
 mod methods;
 pub mod metrics;
 pub mod port;

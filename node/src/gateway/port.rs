@@ -2,8 +2,15 @@
 
 use actors::device::Command;
 use actors::id::{DeviceKey, Gateway, NodeId, ShardId};
-use actors::ports::{CallResult, ReplyTo};
+use actors::ports::{CallError, CallResult, ReplyTo};
+use cluster::api::{MessagesTaken, TakeMessages};
 use tokio::sync::{oneshot, watch};
+
+/// Called once, from any thread.
+pub type TakenTo = Box<dyn FnOnce(Result<MessagesTaken, CallError>) + Send>;
+
+/// How long messages are asked for before the connection asks anew.
+const TAKE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Routes commands to devices. See [`cluster::Cluster::submit`] for the promises of order.
 pub trait Devices: Send + Sync + 'static {
@@ -23,6 +30,8 @@ pub trait Devices: Send + Sync + 'static {
     fn refuses_telemetry(&self) -> Option<&'static str> {
         None
     }
+    /// Hands messages of the device's queue to a connection. To be called on an arbiter.
+    fn take_messages(&self, device: DeviceKey, take: TakeMessages, reply: TakenTo);
 }
 
 impl Devices for cluster::Cluster {
@@ -50,6 +59,12 @@ impl Devices for cluster::Cluster {
     fn refuses_telemetry(&self) -> Option<&'static str> {
         cluster::Cluster::refuses_telemetry(self)
     }
+    fn take_messages(&self, device: DeviceKey, take: TakeMessages, reply: TakenTo) {
+        let cluster = self.clone();
+        actix_rt::spawn(async move {
+            reply(cluster.take_messages(&device, take, TAKE_DEADLINE).await);
+        });
+    }
 }
 
 /// One attempt, as a future.
@@ -60,5 +75,5 @@ pub(super) async fn ask(devices: &dyn Devices, device: &DeviceKey, command: Comm
         let _ = answer.send(result);
     });
     devices.submit(device.clone(), command, reply);
-    answered.await.unwrap_or(Err(actors::ports::CallError::Unknown))
+    answered.await.unwrap_or(Err(CallError::Unknown))
 }

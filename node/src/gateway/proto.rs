@@ -19,7 +19,11 @@ use super::socket::{front, Front};
 #[derive(Debug)]
 pub enum Incoming {
     Publish(Box<Publish>),
-    PubAck(NonZeroU16),
+    PubAck {
+        packet_id: NonZeroU16,
+        /// Always, in 3.1.1.
+        accepted: bool,
+    },
     Subscribe(Subscribe),
     Unsubscribe {
         packet_id: NonZeroU16,
@@ -184,6 +188,11 @@ impl Protocol {
                 .is_v5()
                 .then(|| outgoing.properties.map(|p| *p).unwrap_or_default()),
         });
+        self.publish_packet(out, publish)
+    }
+
+    /// As [`Self::publish`], for a packet that is complete.
+    pub fn publish_packet(&mut self, out: &mut BytesMut, publish: Box<Publish>) -> bool {
         match self {
             Protocol::V3(codec) => put(codec, v3::Packet::Publish(publish), out),
             Protocol::V5(codec) => put(codec, v5::Packet::Publish(publish), out),
@@ -223,7 +232,10 @@ fn suback3(reason: v5::SubscribeAckReason) -> v3::SubscribeReturnCode {
 fn from_v3(packet: v3::Packet) -> Result<Incoming, Violation> {
     Ok(match packet {
         v3::Packet::Publish(publish) => Incoming::Publish(publish),
-        v3::Packet::PublishAck { packet_id } => Incoming::PubAck(packet_id),
+        v3::Packet::PublishAck { packet_id } => Incoming::PubAck {
+            packet_id,
+            accepted: true,
+        },
         v3::Packet::Subscribe {
             packet_id,
             topic_filters,
@@ -256,7 +268,10 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, Violation> {
             check_publish_properties(&publish)?;
             Incoming::Publish(publish)
         }
-        v5::Packet::PublishAck(ack) => Incoming::PubAck(ack.packet_id),
+        v5::Packet::PublishAck(ack) => Incoming::PubAck {
+            packet_id: ack.packet_id,
+            accepted: (ack.reason_code as u8) < 0x80,
+        },
         v5::Packet::Subscribe(subscribe) => Incoming::Subscribe(Subscribe {
             packet_id: subscribe.packet_id,
             filters: subscribe

@@ -166,7 +166,9 @@ pub fn puback(refusal: &Refusal) -> PublishAckReason {
         Refusal::NotRegistered | Refusal::Disabled | Refusal::SectionForbidden { .. } | Refusal::NotGateway { .. } => {
             PublishAckReason::NotAuthorized
         }
-        Refusal::SectionTooLarge { .. } | Refusal::TooManySubscriptions { .. } => PublishAckReason::QuotaExceeded,
+        Refusal::SectionTooLarge { .. } | Refusal::TooManySubscriptions { .. } | Refusal::MessageQueueFull { .. } => {
+            PublishAckReason::QuotaExceeded
+        }
         Refusal::SectionTooDeep { .. } | Refusal::SectionInvalid { .. } | Refusal::TelemetryInvalid { .. } => {
             PublishAckReason::PayloadFormatInvalid
         }
@@ -176,6 +178,10 @@ pub fn puback(refusal: &Refusal) -> PublishAckReason {
         | Refusal::OrdinalGap { .. }
         | Refusal::FilterInvalid { .. }
         | Refusal::GatewayInvalid { .. }
+        | Refusal::MessageInvalid { .. }
+        | Refusal::MessageTooLarge { .. }
+        | Refusal::MessageIdTaken
+        | Refusal::MessageNotFound
         | Refusal::Quarantined => PublishAckReason::ImplementationSpecificError,
     }
 }
@@ -192,16 +198,21 @@ pub fn suback(refusal: &Refusal) -> SubscribeAckReason {
 /// The `status` of a twin response, after HTTP.
 pub fn twin_status(refusal: &Refusal) -> u16 {
     match refusal {
-        Refusal::NotRegistered => 404,
+        Refusal::NotRegistered | Refusal::MessageNotFound => 404,
         Refusal::Disabled | Refusal::SectionForbidden { .. } | Refusal::NotGateway { .. } => 403,
         Refusal::StaleVersion { .. } => 412,
-        Refusal::SectionTooLarge { .. } | Refusal::TooManySubscriptions { .. } => 413,
+        Refusal::SectionTooLarge { .. } | Refusal::TooManySubscriptions { .. } | Refusal::MessageTooLarge { .. } => 413,
         Refusal::SectionTooDeep { .. }
         | Refusal::SectionInvalid { .. }
         | Refusal::TelemetryInvalid { .. }
         | Refusal::FilterInvalid { .. }
+        | Refusal::MessageInvalid { .. }
         | Refusal::GatewayInvalid { .. } => 400,
-        Refusal::AlreadyRegistered | Refusal::StaleSession { .. } | Refusal::OrdinalGap { .. } => 409,
+        Refusal::AlreadyRegistered
+        | Refusal::StaleSession { .. }
+        | Refusal::OrdinalGap { .. }
+        | Refusal::MessageIdTaken => 409,
+        Refusal::MessageQueueFull { .. } => 429,
         Refusal::Quarantined => 500,
     }
 }

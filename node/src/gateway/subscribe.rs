@@ -174,6 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.subscriptions.retain(|old| old.filter != new.filter);
                 self.subscriptions.push(new);
             }
+            self.messages.subscribed();
         }
         if !self.is_mute() {
             self.protocol.suback(&mut self.socket.output, packet_id, status);

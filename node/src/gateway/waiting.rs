@@ -80,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Ready(Ok(())) => {
                 self.slow_since = None;
                 // Room again for packets or downlinks that waited for it.
-                full || self.down.is_waiting() || self.methods.is_waiting()
+                full || self.down.is_waiting() || self.methods.is_waiting() || self.messages.is_ready()
             }
             Poll::Ready(Err(_)) => {
                 // Nobody hears us; what was received is still carried out.
@@ -175,6 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.announce_at,
             self.children.as_ref().and_then(|children| children.next_deadline()),
             self.held_until(),
+            self.messages.due_at(),
             silence,
         ]
         .into_iter()

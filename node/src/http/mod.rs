@@ -17,6 +17,7 @@ mod ingest;
 mod live;
 mod methods;
 mod node;
+mod messages;
 pub mod openapi;
 pub mod port;
 mod probes;

@@ -10,7 +10,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use super::context::TIMEOUT_HEADER;
 use super::problem::PROBLEM_JSON;
-use super::{cluster, devices, ingest, methods, node, probes, telemetry, twin};
+use super::{cluster, devices, ingest, messages, methods, node, probes, telemetry, twin};
 
 /// The text served at `/openapi.json`.
 pub fn text() -> &'static str {
@@ -49,6 +49,8 @@ struct ProblemSchema {
         telemetry::get, ingest::post, ingest::batch,
         node::get, node::config, node::reload, node::log, node::put_log, node::reset_log, node::lines,
         methods::post,
+        messages::list, messages::send, messages::purge, messages::get, messages::purge_one,
+        messages::list_dead, messages::drop_dead, messages::drop_dead_one, messages::replay, messages::feedback,
         cluster::receipt, cluster::get, cluster::digest, cluster::drain, cluster::undrain, cluster::scrub,
         probes::livez, probes::readyz, probes::metrics, probes::openapi,
     ),

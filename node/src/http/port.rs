@@ -7,8 +7,7 @@ use actors::id::{DeviceKey, NodeId, ShardId};
 use actors::ports::{CallError, CallResult};
 use actors::wire::receipt::Receipt;
 use cluster::api::{
-    ClusterStatus, DevicePage, ListQuery, MethodResult, ReceiptState, ReplicaDigest, ScrubReport, TelemetryPage,
-    TelemetryQuery,
+    ClusterStatus, DevicePage, FeedbackPage, ListQuery, MessagePage, MessageQuery, MethodResult, ReceiptState, ReplicaDigest, ScrubReport, TelemetryPage, TelemetryQuery,
 };
 use cluster::Cluster;
 use futures::future::LocalBoxFuture;
@@ -28,6 +27,19 @@ pub trait Backend: Send + Sync + 'static {
         query: TelemetryQuery,
         deadline: Duration,
     ) -> LocalBoxFuture<'a, Result<TelemetryPage, CallError>>;
+    fn messages<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        query: MessageQuery,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'a, Result<MessagePage, CallError>>;
+    /// `(after_seq, limit)`
+    fn feedback<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        page: (u64, u32),
+        deadline: Duration,
+    ) -> LocalBoxFuture<'a, Result<FeedbackPage, CallError>>;
     fn list_devices(&self, query: ListQuery, deadline: Duration) -> LocalBoxFuture<'_, Result<DevicePage, CallError>>;
     fn receipt(&self, receipt: Receipt, deadline: Duration) -> LocalBoxFuture<'_, Result<ReceiptState, CallError>>;
     fn invoke<'a>(
@@ -82,6 +94,24 @@ impl Backend for Cluster {
         deadline: Duration,
     ) -> LocalBoxFuture<'a, Result<TelemetryPage, CallError>> {
         Box::pin(Cluster::telemetry(self, device, query, deadline))
+    }
+
+    fn messages<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        query: MessageQuery,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'a, Result<MessagePage, CallError>> {
+        Box::pin(Cluster::messages(self, device, query, deadline))
+    }
+
+    fn feedback<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        page: (u64, u32),
+        deadline: Duration,
+    ) -> LocalBoxFuture<'a, Result<FeedbackPage, CallError>> {
+        Box::pin(Cluster::feedback(self, device, page, deadline))
     }
 
     fn list_devices(&self, query: ListQuery, deadline: Duration) -> LocalBoxFuture<'_, Result<DevicePage, CallError>> {

@@ -60,10 +60,12 @@ kinds! {
     TooDeep = 400 "too-deep" "The document nests too deep";
     SectionInvalid = 400 "section-invalid" "The twin section is not acceptable";
     TelemetryInvalid = 400 "telemetry-invalid" "The message is not acceptable";
+    MessageInvalid = 400 "message-invalid" "The message is not acceptable";
     Unauthenticated = 401 "unauthenticated" "A valid bearer token is needed";
     SectionForbidden = 403 "section-forbidden" "This twin section is not yours to write";
     NotFound = 404 "not-found" "There is nothing at this path";
     DeviceNotFound = 404 "device-not-found" "The device is not registered";
+    MessageNotFound = 404 "message-not-found" "The device has no such message";
     NodeNotFound = 404 "node-not-found" "The cluster has no such node";
     ShardNotFound = 404 "shard-not-found" "The cluster has no such shard";
     NotConnected = 404 "not-connected" "The device is not connected";
@@ -72,6 +74,7 @@ kinds! {
     RequestTimeout = 408 "request-timeout" "The request arrived too slowly";
     DeviceDisabled = 409 "device-disabled" "The device is disabled";
     Conflict = 409 "conflict" "The device's state does not allow this";
+    MessageIdTaken = 409 "message-id-taken" "Another message has this id";
     PreconditionFailed = 412 "precondition-failed" "The condition does not hold";
     TooLarge = 413 "too-large" "The document is too large";
     ConfigRefused = 422 "config-refused" "The configuration is refused";
@@ -79,6 +82,8 @@ kinds! {
     UnsupportedMediaType = 415 "unsupported-media-type" "The content type is not supported here";
     /// Nothing was committed.
     Overloaded = 429 "overloaded" "Too much is waiting already";
+    /// Nothing was committed.
+    MessageQueueFull = 429 "message-queue-full" "The device's message queue is full";
     Internal = 500 "internal" "The node failed to answer";
     Quarantined = 500 "quarantined" "The device is quarantined";
     /// Nothing was committed.
@@ -241,6 +246,25 @@ impl Problem {
             Refusal::TelemetryInvalid { .. } => {
                 Self::new(Kind::TelemetryInvalid, format!("{text}; nothing was stored"))
             }
+            Refusal::MessageInvalid { .. } => Self::new(Kind::MessageInvalid, format!("{text}; nothing was queued")),
+            Refusal::MessageTooLarge { max, .. } => Self::new(
+                Kind::TooLarge,
+                format!("{text}; nothing was queued, send a reference instead"),
+            )
+            .with("max_bytes", max),
+            Refusal::MessageQueueFull { max } => Self::new(
+                Kind::MessageQueueFull,
+                format!("{text}; nothing was queued, wait until some are delivered or expire, or purge them"),
+            )
+            .with("max_messages", max),
+            Refusal::MessageIdTaken => Self::new(
+                Kind::MessageIdTaken,
+                format!("{text}; nothing was queued, choose another message_id"),
+            ),
+            Refusal::MessageNotFound => Self::new(
+                Kind::MessageNotFound,
+                format!("{text}; it may have been delivered or have expired, see the device's feedback"),
+            ),
             Refusal::StaleSession { .. }
             | Refusal::OrdinalGap { .. }
             | Refusal::TooManySubscriptions { .. }
@@ -403,6 +427,26 @@ mod tests {
                 409,
                 "conflict",
             ),
+            (
+                refused(Refusal::MessageInvalid { reason: "x".into() }),
+                Ask::Write,
+                400,
+                "message-invalid",
+            ),
+            (
+                refused(Refusal::MessageTooLarge { bytes: 2, max: 1 }),
+                Ask::Write,
+                413,
+                "too-large",
+            ),
+            (
+                refused(Refusal::MessageQueueFull { max: 50 }),
+                Ask::Write,
+                429,
+                "message-queue-full",
+            ),
+            (refused(Refusal::MessageIdTaken), Ask::Write, 409, "message-id-taken"),
+            (refused(Refusal::MessageNotFound), Ask::Read, 404, "message-not-found"),
             (refused(Refusal::Quarantined), Ask::Read, 500, "quarantined"),
             (
                 CallError::NotLeader {

@@ -5,7 +5,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{web, HttpRequest, HttpResponse};
 
 use super::problem::{Kind, Problem};
-use super::{auth, cluster, devices, ingest, methods, node, probes, telemetry, twin};
+use super::{auth, cluster, devices, ingest, messages, methods, node, probes, telemetry, twin};
 
 macro_rules! resources {
     ($list:ident, $register:ident, $prefix:literal, $( $path:literal { $($method:ident => $handler:path),* $(,)? } )*) => {
@@ -35,6 +35,12 @@ resources! { API, api, "/api",
     "/v1/devices/{id}/telemetry" { get => telemetry::get, post => ingest::post }
     "/v1/devices/{id}/telemetry/batch" { post => ingest::batch }
     "/v1/devices/{id}/methods/{name}" { post => methods::post }
+    "/v1/devices/{id}/messages" { get => messages::list, post => messages::send, delete => messages::purge }
+    "/v1/devices/{id}/messages/dead" { get => messages::list_dead, delete => messages::drop_dead }
+    "/v1/devices/{id}/messages/dead/{message_id}" { delete => messages::drop_dead_one }
+    "/v1/devices/{id}/messages/dead/{message_id}/replay" { post => messages::replay }
+    "/v1/devices/{id}/messages/feedback" { get => messages::feedback }
+    "/v1/devices/{id}/messages/{message_id}" { get => messages::get, delete => messages::purge_one }
     "/v1/receipts/{receipt}" { get => cluster::receipt }
     "/v1/cluster" { get => cluster::get }
     "/v1/cluster/shards/{id}/digest" { get => cluster::digest }

@@ -112,7 +112,7 @@ impl TelemetryItem {
 /// The payload as JSON, if it promises or seems to be JSON and every reader of the page can be
 /// expected to read it: one device must not make a page unreadable with a number of a thousand
 /// digits or with brackets ten thousand deep.
-fn json_body(content_type: Option<&str>, body: &[u8]) -> Option<Box<RawValue>> {
+pub(super) fn json_body(content_type: Option<&str>, body: &[u8]) -> Option<Box<RawValue>> {
     if !content_type.is_none_or(is_json_type) {
         return None;
     }
@@ -132,7 +132,7 @@ fn depth(value: &Value) -> usize {
     }
 }
 
-fn properties_object(properties: Vec<(String, String)>) -> BTreeMap<String, Property> {
+pub(super) fn properties_object(properties: Vec<(String, String)>) -> BTreeMap<String, Property> {
     let mut object = BTreeMap::new();
     for (name, value) in properties {
         let entry = match object.remove(&name) {
@@ -262,7 +262,7 @@ pub(super) fn id_header(headers: &HeaderMap) -> Result<Option<String>, Problem> 
 }
 
 /// A header that appears at most once and is UTF-8.
-fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>, Problem> {
+pub(super) fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(name);
     let Some(value) = values.next() else {
         return Ok(None);

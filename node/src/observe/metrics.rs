@@ -121,6 +121,8 @@ metrics_table! {
         "Method calls begun on this node, by what became of them: answered, refused, not_connected, not_subscribed, overloaded, not_delivered, unknown or bad_answer.";
     METHOD_SECONDS Histogram "holdfast_method_seconds" [] "seconds"
         "Round trip of an answered method call.";
+    MESSAGES Counter "holdfast_messages_total" ["event"] "messages"
+        "What leaders decided of messages to devices: queued, sent, completed, expired, rejected, max-deliveries, purged, replayed or dropped.";
     PROCESS_RESIDENT_MEMORY Gauge "process_resident_memory_bytes" [] "bytes"
         "Resident memory of the process.";
     PROCESS_CPU Counter "process_cpu_seconds_total" [] "seconds"

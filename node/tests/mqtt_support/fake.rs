@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use actors::device::{answer, apply, decide, Answer, Command, DeviceState, Event, Origin, Policy, TelemetryRecorded};
+use actors::device::{
+    answer, apply, decide, Answer, Command, DeviceState, Event, Message, Origin, Policy, TakenMessage,
+    TelemetryRecorded,
+};
 use actors::id::{DeviceId, DeviceKey, Gateway, NodeId, ShardId, TenantId};
-use actors::ports::{CallError, CallResult, Downlink, DownlinkBody, Reply, ReplyTo};
+use actors::ports::{CallError, CallResult, Downlink, DownlinkBody, MessagePushed, Reply, ReplyTo};
 use actors::time::Timestamp;
 use actors::wire::receipt::Receipt;
-use cluster::api::DownlinkSink;
-use node::gateway::port::Devices;
+use cluster::api::{DownlinkSink, MessagesTaken, TakeMessages};
+use node::gateway::port::{Devices, TakenTo};
 use tokio::sync::watch;
 
 /// What becomes of one command instead of what should.
@@ -29,6 +32,10 @@ pub enum Fault {
 struct Inner {
     devices: BTreeMap<DeviceKey, DeviceState>,
     rows: Vec<(DeviceKey, TelemetryRecorded)>,
+    contents: BTreeMap<(DeviceKey, u64), Message>,
+    /// For the next questions for messages.
+    take_faults: VecDeque<Fault>,
+    taken: u64,
     /// For the next commands with an ordinal.
     faults: VecDeque<Fault>,
     /// For the next `OpenSession`s.
@@ -110,6 +117,15 @@ impl Fake {
 
     pub fn fail_next_open(&self, faults: impl IntoIterator<Item = Fault>) {
         self.inner.lock().unwrap().open_faults.extend(faults);
+    }
+
+    pub fn fail_next_take(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.inner.lock().unwrap().take_faults.extend(faults);
+    }
+
+    /// Questions for messages so far.
+    pub fn takes(&self) -> u64 {
+        self.inner.lock().unwrap().taken
     }
 
     pub fn hold(&self) {
@@ -199,6 +215,11 @@ impl Fake {
                 seq = row.seq;
                 inner.rows.push((key.clone(), (**row).clone()));
             }
+            if let Event::MessageQueued(queued) = event {
+                inner
+                    .contents
+                    .insert((key.clone(), queued.number), queued.message.clone());
+            }
         }
         inner.devices.insert(key.clone(), after.clone());
         inner.index += 1;
@@ -212,12 +233,12 @@ impl Fake {
             answer: answer(&key.device, &before, &after, command, &events),
             receipt,
         };
-        (Ok(reply), notes(key, &before, &events))
+        (Ok(reply), notes(key, (&before, &after), &events))
     }
 }
 
 /// The notes that follow from a change, as the device actors send them.
-fn notes(key: &DeviceKey, before: &DeviceState, events: &[Event]) -> Vec<Downlink> {
+fn notes(key: &DeviceKey, (before, after): (&DeviceState, &DeviceState), events: &[Event]) -> Vec<Downlink> {
     let Some((gateway, session)) = before.connected_via().zip(before.session.as_deref()) else {
         return Vec::new();
     };
@@ -242,10 +263,30 @@ fn notes(key: &DeviceKey, before: &DeviceState, events: &[Event]) -> Vec<Downlin
                     qos: actors::device::Qos::AtLeastOnce,
                 }));
             }
+            Event::MessageQueued(queued) => notes.push(note(message(after, queued.number, &queued.message))),
+            Event::DeadLetterReplayed { .. } | Event::MessagesNudged { next: Some(_) } => {
+                notes.push(note(DownlinkBody::MessagesWaiting));
+            }
             _ => {}
         }
     }
     notes
+}
+
+fn message(after: &DeviceState, number: u64, message: &Message) -> DownlinkBody {
+    let queue = &after.messages().queue;
+    let at = queue
+        .iter()
+        .position(|queued| queued.number == number)
+        .expect("it was queued just now");
+    if queue[at].generation == 0 {
+        return DownlinkBody::MessagesWaiting;
+    }
+    DownlinkBody::Message(Box::new(MessagePushed {
+        previous: at.checked_sub(1).map_or(0, |before| queue[before].number),
+        taken: TakenMessage::from(&queue[at]),
+        message: message.clone(),
+    }))
 }
 
 impl Devices for Fake {
@@ -277,6 +318,38 @@ impl Devices for Fake {
         drop(inner);
         reply.send(result);
         notes.into_iter().for_each(|note| self.sink.deliver(note));
+    }
+
+    fn take_messages(&self, device: DeviceKey, take: TakeMessages, reply: TakenTo) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.taken += 1;
+        let fault = inner.take_faults.pop_front();
+        if fault == Some(Fault::UnknownLost) {
+            return reply(Err(CallError::Unknown));
+        }
+        let command = Command::TakeMessages {
+            generation: take.generation,
+            held: take.held,
+            count_max: take.count_max,
+        };
+        let (result, _) = self.run(&mut inner, &device, &command);
+        if fault == Some(Fault::UnknownCommitted) {
+            return reply(Err(CallError::Unknown));
+        }
+        reply(result.map(|done| {
+            let Answer::MessagesTaken { taken, more, ended } = done.answer else {
+                return MessagesTaken::default();
+            };
+            let content = |taken: TakenMessage| {
+                let message = inner.contents[&(device.clone(), taken.row)].clone();
+                (taken, message)
+            };
+            MessagesTaken {
+                messages: taken.into_iter().map(content).collect(),
+                more,
+                ended,
+            }
+        }));
     }
 
     fn shard_of(&self, device: &DeviceKey) -> ShardId {

@@ -5,6 +5,7 @@
 pub mod deploy;
 pub mod dev;
 pub mod http;
+pub mod mailbox;
 pub mod python;
 pub mod raw;
 pub mod tools;

@@ -87,13 +87,21 @@ impl Raw {
     /// # Panics
     /// When the server does not accept.
     pub fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the server accepts");
+        Self::try_open(address).expect("the server accepts")
+    }
+
+    /// `None`: nobody accepts.
+    ///
+    /// # Panics
+    /// When the socket takes no time-outs.
+    pub fn try_open(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-        Self {
+        Some(Self {
             stream,
             input: Vec::new(),
-        }
+        })
     }
 
     /// A client with a session.
@@ -157,6 +165,35 @@ impl Raw {
     pub fn until_closed(&mut self) -> Vec<u8> {
         while self.fill() > 0 {}
         std::mem::take(&mut self.input)
+    }
+
+    /// The next packet if one comes within a moment: `None` once the connection has ended.
+    ///
+    /// # Panics
+    /// When the socket takes no time-outs.
+    pub fn poll_packet(&mut self) -> Option<Option<(u8, Vec<u8>)>> {
+        const MOMENT: std::time::Duration = std::time::Duration::from_millis(50);
+        if front(&self.input).is_none_or(|(_, header, length)| self.input.len() < header + length) {
+            self.stream.set_read_timeout(Some(MOMENT)).expect("a timeout");
+            let mut buffer = [0; 16 * 1024];
+            let read = self.stream.read(&mut buffer);
+            self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            match read {
+                Ok(0) => return None,
+                Ok(count) => self.input.extend_from_slice(&buffer[..count]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => return None,
+            }
+        }
+        let Some((first, header, length)) = front(&self.input) else {
+            return Some(None);
+        };
+        if self.input.len() < header + length {
+            return Some(None);
+        }
+        let body = self.input[header..header + length].to_vec();
+        self.input.drain(..header + length);
+        Some(Some((first, body)))
     }
 
     fn fill(&mut self) -> usize {

@@ -32,23 +32,34 @@ pub fn check_telemetry(telemetry: &Telemetry) -> Result<(), Refusal> {
         }
         _ => {}
     }
-    let count = telemetry.properties.len();
-    if count > PROPERTY_COUNT_MAX {
-        return refuse(format!("{count} properties, at most {PROPERTY_COUNT_MAX} are allowed"));
-    }
-    let properties = telemetry
-        .properties
-        .iter()
-        .map(|(name, value)| name.len() + value.len());
-    let bytes = properties.sum::<usize>() + telemetry.content_type.as_ref().map_or(0, String::len);
-    if bytes > PROPERTY_BYTES_MAX {
-        return refuse(format!(
-            "properties have {bytes} bytes, at most {PROPERTY_BYTES_MAX} are allowed"
-        ));
+    if let Err(reason) = check_properties(&telemetry.properties, telemetry.content_type.as_deref()) {
+        return refuse(reason);
     }
     let bytes = telemetry.body.len();
     if bytes > BODY_BYTES_MAX {
         return refuse(format!("body has {bytes} bytes, at most {BODY_BYTES_MAX} are allowed"));
+    }
+    Ok(())
+}
+
+/// What is true of the properties of a message in either direction.
+///
+/// # Errors
+/// The rule that is broken.
+pub(in crate::device) fn check_properties(
+    properties: &[(String, String)],
+    content_type: Option<&str>,
+) -> Result<(), String> {
+    let count = properties.len();
+    if count > PROPERTY_COUNT_MAX {
+        return Err(format!("{count} properties, at most {PROPERTY_COUNT_MAX} are allowed"));
+    }
+    let each = properties.iter().map(|(name, value)| name.len() + value.len());
+    let bytes = each.sum::<usize>() + content_type.map_or(0, str::len);
+    if bytes > PROPERTY_BYTES_MAX {
+        return Err(format!(
+            "properties have {bytes} bytes, at most {PROPERTY_BYTES_MAX} are allowed"
+        ));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use actors::device::{answer, apply, decide, device_view, Command, DeviceState, Event, Policy};
+use actors::device::{answer, apply, decide, device_view, Command, DeviceState, Event, Message, Policy};
 use actors::id::{DeviceKey, NodeId, ShardId};
 use actors::ports::{CallError, CallResult, Reply};
 use actors::time::Timestamp;
@@ -32,6 +32,8 @@ pub enum Trouble {
 struct Kept {
     state: DeviceState,
     rows: Vec<TelemetryRow>,
+    contents: BTreeMap<u64, Message>,
+    feedback: Vec<FeedbackRow>,
 }
 
 #[derive(Default)]
@@ -110,6 +112,23 @@ impl World {
             seq: 0,
         };
         for event in &events {
+            if let Event::MessageEnded {
+                number,
+                outcome,
+                feedback_seq,
+                ..
+            } = event
+            {
+                let queued = kept.state.messages().queued(*number).expect("decided events fit");
+                kept.feedback.push(FeedbackRow {
+                    seq: *feedback_seq,
+                    message_id: queued.id.to_string(),
+                    outcome: *outcome,
+                    at: now,
+                    enqueued_at: queued.enqueued_at,
+                    deliveries: queued.deliveries,
+                });
+            }
             apply(&mut kept.state, event, now).expect("decided events apply");
             match event {
                 Event::TelemetryRecorded(recorded) => {
@@ -121,6 +140,9 @@ impl World {
                         will: recorded.will,
                         telemetry: recorded.telemetry.clone(),
                     });
+                }
+                Event::MessageQueued(queued) => {
+                    kept.contents.insert(queued.number, queued.message.clone());
                 }
                 Event::DeviceDeleted => kept.rows.clear(),
                 _ => {}
@@ -145,6 +167,63 @@ impl World {
         rows.truncate(query.limit as usize);
         let next = rows.last().filter(|_| more).map(|row| row.seq);
         Ok(TelemetryPage { rows, next })
+    }
+
+    fn messages(&mut self, key: &DeviceKey, query: &MessageQuery) -> Result<MessagePage, CallError> {
+        self.run(key, &Command::ReadMessages)?;
+        let kept = &self.devices[key];
+        let messages = kept.state.messages();
+        let row = |number, row, state, enqueued_at, expires_at, deliveries| MessageRow {
+            number,
+            state,
+            enqueued_at,
+            expires_at,
+            deliveries,
+            receipt: "0-1-1-0".parse().expect("a receipt"),
+            message: kept.contents[&row].clone(),
+        };
+        let queue = messages.queue.iter().map(|q| {
+            let expires_at = Some(q.expires_at);
+            row(
+                q.number,
+                q.row,
+                MessageState::Queued,
+                q.enqueued_at,
+                expires_at,
+                q.deliveries,
+            )
+        });
+        let dead = messages.dead.iter().map(|d| {
+            let state = MessageState::Dead {
+                reason: d.reason,
+                at: d.died_at,
+            };
+            row(d.number, d.row, state, d.enqueued_at, None, d.deliveries)
+        });
+        let is_dead = |row: &MessageRow| matches!(row.state, MessageState::Dead { .. });
+        let mut rows: Vec<_> = queue
+            .chain(dead)
+            .filter(|row| row.number > query.after_number)
+            .collect();
+        rows.retain(|row| match &query.which {
+            MessageSelection::Queue => !is_dead(row),
+            MessageSelection::Dead => is_dead(row),
+            MessageSelection::Id(id) => row.message.id == *id,
+        });
+        let more = rows.len() > query.limit as usize;
+        rows.truncate(query.limit as usize);
+        let next = rows.last().filter(|_| more).map(|row| row.number);
+        Ok(MessagePage { rows, next })
+    }
+
+    fn feedback(&mut self, key: &DeviceKey, (after_seq, limit): (u64, u32)) -> Result<FeedbackPage, CallError> {
+        self.run(key, &Command::ReadDevice)?;
+        let mut rows = self.devices[key].feedback.clone();
+        rows.retain(|row| row.seq > after_seq);
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        let next = rows.last().filter(|_| more).map(|row| row.seq);
+        Ok(FeedbackPage { rows, next })
     }
 
     fn list(&self, query: &ListQuery) -> DevicePage {
@@ -230,6 +309,24 @@ impl Backend for Fake {
         deadline: Duration,
     ) -> LocalBoxFuture<'a, Result<TelemetryPage, CallError>> {
         self.meet(deadline, move |world| world.telemetry(device, &query))
+    }
+
+    fn messages<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        query: MessageQuery,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'a, Result<MessagePage, CallError>> {
+        self.meet(deadline, move |world| world.messages(device, &query))
+    }
+
+    fn feedback<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        page: (u64, u32),
+        deadline: Duration,
+    ) -> LocalBoxFuture<'a, Result<FeedbackPage, CallError>> {
+        self.meet(deadline, move |world| world.feedback(device, page))
     }
 
     fn list_devices(&self, query: ListQuery, deadline: Duration) -> LocalBoxFuture<'_, Result<DevicePage, CallError>> {
