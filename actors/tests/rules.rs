@@ -241,11 +241,13 @@ fn shown(result: Result<Answer, Refusal>) -> String {
         Ok(Answer::Refused(refusal)) => format!("refused {}", name_of(&refusal)),
         Ok(Answer::Twin(_)) => "twin".to_owned(),
         Ok(Answer::Deleted) => "deleted".to_owned(),
-        Ok(Answer::Done) => "done".to_owned(),
+        Ok(Answer::Done | Answer::SessionLive { .. }) => "done".to_owned(),
         Ok(Answer::Batch(items)) => {
             let item = |(seq, repeated): &(u64, bool)| format!("{seq}{}", if *repeated { " again" } else { "" });
             items.iter().map(item).collect::<Vec<_>>().join(", ")
         }
+        // Messages have stories of their own.
+        Ok(answer) => format!("{answer:?}"),
         Err(refusal) => format!("error {}", name_of(&refusal)),
     }
 }

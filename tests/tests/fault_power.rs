@@ -9,11 +9,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chaos::Verdict;
+use holdfast_tests::courier::Courier;
 use holdfast_tests::harness::{count, eventually, eventually_true, Cluster};
 use holdfast_tests::powercut::{PowerCut, Unsynced};
 use holdfast_tests::workload::{findings, Plan, Workload};
 
 const STRETCH: u64 = 1_000;
+/// Messages queued before each cut.
+const MESSAGES: u64 = 20;
 const AGREE: Duration = Duration::from_secs(60);
 
 #[test]
@@ -21,8 +24,10 @@ fn nothing_acknowledged_is_lost_when_the_power_is_cut() {
     let power = PowerCut::prepare();
     let mut cluster = power.cluster(3, &[]);
     let work = Workload::start(&cluster, Plan::busy("power"));
+    let courier = Courier::start(&cluster, "power");
     for cut in 0..count("POWER_CUTS", 3, 20) {
         work.acknowledge(STRETCH);
+        courier.acknowledge(MESSAGES);
         cluster.kill_all();
         let unsynced = match cut % 2 {
             0 => Unsynced::Lost,
@@ -34,6 +39,7 @@ fn nothing_acknowledged_is_lost_when_the_power_is_cut() {
         work.every_shard_acknowledges();
     }
     work.acknowledge(STRETCH);
+    courier.finish_and_judge(&cluster);
     work.finish_and_judge(&cluster);
     cluster.digests_agree(AGREE);
 }

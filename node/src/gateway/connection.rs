@@ -140,6 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.submit_due();
         self.send_downlinks();
         self.send_calls();
+        self.submit_messages();
         self.check_deadlines()?;
         self.socket.relax();
         let buffered = self.socket.buffered() + self.down.queued_bytes();
@@ -383,7 +384,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             };
             self.submit(ANNOUNCEMENT, 0, command);
         }
-        self.submit_messages();
     }
 
     pub(super) fn submit(&self, number: u64, attempt: u32, command: Command) {
