@@ -31,6 +31,7 @@ impl Story {
         let put = Command::PutDevice {
             status: Status::Enabled,
             condition: Precondition::None,
+            gateway: None,
         };
         story.ask(put).unwrap();
         story
@@ -54,6 +55,7 @@ impl Story {
             keep_alive_secs: 0,
             protocol: 5,
             will: None,
+            via: None,
         };
         self.ask(Command::OpenSession(Box::new(open))).unwrap();
         self.ordinal = 0;
@@ -69,6 +71,7 @@ impl Story {
         let subscriptions = vec![Subscription {
             filter: filter.to_owned(),
             qos: Qos::AtLeastOnce,
+            identifier: 0,
         }];
         self.ask(Command::Subscribe { fence, subscriptions }).unwrap();
     }

@@ -287,7 +287,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             qos: packet_id.map_or(QoS::AtMostOnce, |_| QoS::AtLeastOnce),
             topic: topic.into(),
             packet_id,
-            properties: properties.and_then(|told| grant.properties(Some(told))).map(|told| *told),
+            properties: properties
+                .and_then(|told| grant.properties(Some(told)))
+                .map(|told| *told),
             payload: message.body.into(),
         };
         let sent = self.protocol.publish_packet(&mut self.socket.output, Box::new(publish));

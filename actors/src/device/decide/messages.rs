@@ -53,7 +53,11 @@ impl Scene<'_> {
 
     /// The connection that may be sent a new message at once: it wants it, and has all before it.
     fn pushable(&self, id: &str) -> Option<&Session> {
-        let session = self.state.session_at(self.now).filter(|session| session.connected)?;
+        let session = self.state.session_at(self.now)?;
+        // Those of a gateway's children are asked for.
+        if !session.connected || session.via.is_some() {
+            return None;
+        }
         let waiting = self.unexpired();
         let sent = waiting.clone().filter(|queued| queued.generation == session.generation);
         let all_sent = sent.clone().count() == waiting.count();
