@@ -35,7 +35,7 @@ pub fn sweep(
     for key in due_before(space, &*view, DueKind::Will, now)? {
         due.push((key, Command::PublishWill));
     }
-    for key in due_before(shared, &*view, DueKind::Messages, now)? {
+    for key in due_before(space, &*view, DueKind::Messages, now)? {
         due.push((key, Command::TendMessages));
     }
     let age_ms = u64::try_from(telemetry_age_max.as_millis()).unwrap_or(u64::MAX);
