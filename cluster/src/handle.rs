@@ -15,7 +15,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::api::{
-    ArbiterHandle, ClusterStatus, DevicePage, DownlinkSink, FeedbackPage, ListQuery, MessagePage, MessageQuery, MessagesTaken, NodeState, NodeStatus, ReceiptState, ReplicaDigest, ScrubReport, ShardStatus, StartError, TakeMessages, TelemetryPage, TelemetryQuery,
+    ArbiterHandle, ClusterStatus, DevicePage, DownlinkSink, FeedbackPage, ListQuery, MessagePage, MessageQuery,
+    MessagesTaken, NodeState, NodeStatus, ReceiptState, ReplicaDigest, ScrubReport, ShardStatus, StartError,
+    TakeMessages, TelemetryPage, TelemetryQuery,
 };
 use crate::catalog::CatalogCommand;
 use crate::config::ClusterConfig;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::api::ScrubReport;
 use crate::api::{
-    DevicePage, FeedbackPage, ListQuery, LivePage, LiveQuery, MessagePage, MessageQuery, MessagesTaken, ReceiptState, ReplicaDigest, ShardStatus, TakeMessages, TelemetryPage, TelemetryQuery,
+    DevicePage, FeedbackPage, ListQuery, LivePage, LiveQuery, MessagePage, MessageQuery, MessagesTaken, ReceiptState,
+    ReplicaDigest, ShardStatus, TakeMessages, TelemetryPage, TelemetryQuery,
 };
 use crate::catalog::CatalogCommand;
 use crate::raft::machine::Position;

@@ -115,7 +115,7 @@ impl Messages {
         if self.knows(taken.number) {
             return;
         }
-        if !session.take(cost(&message)) {
+        if !session.hold(cost(&message)) {
             self.noticed();
             self.take_at = Some(now + NO_ROOM_RETRY);
             return;
@@ -264,7 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let Some((taken, message)) = self.messages.ready.pop_front() else {
                 return;
             };
-            self.session.give_back(cost(&message));
+            self.session.let_go(cost(&message));
             self.send_message(&taken, message);
         }
     }

@@ -114,6 +114,21 @@ impl SessionGuard {
         self.answered.1 += latency;
     }
 
+    /// Takes from the node's budget for something on its way down; says whether there was room.
+    pub(super) fn hold(&mut self, bytes: usize) -> bool {
+        let held = self.shared.in_flight_bytes.take(bytes);
+        if held {
+            self.bytes += bytes;
+        }
+        held
+    }
+
+    /// Undoes [`Self::hold`].
+    pub(super) fn let_go(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.shared.in_flight_bytes.give_back(bytes);
+    }
+
     /// Stands in the gate's queue from now on, if it does not yet.
     pub(super) fn queue(&mut self) {
         if !self.queued {

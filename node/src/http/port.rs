@@ -7,7 +7,8 @@ use actors::id::{DeviceKey, NodeId, ShardId};
 use actors::ports::{CallError, CallResult};
 use actors::wire::receipt::Receipt;
 use cluster::api::{
-    ClusterStatus, DevicePage, FeedbackPage, ListQuery, MessagePage, MessageQuery, MethodResult, ReceiptState, ReplicaDigest, ScrubReport, TelemetryPage, TelemetryQuery,
+    ClusterStatus, DevicePage, FeedbackPage, ListQuery, MessagePage, MessageQuery, MethodResult, ReceiptState,
+    ReplicaDigest, ScrubReport, TelemetryPage, TelemetryQuery,
 };
 use cluster::Cluster;
 use futures::future::LocalBoxFuture;
