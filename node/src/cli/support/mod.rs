@@ -101,9 +101,7 @@ impl Sources {
         redactor.hide(&self.token);
         if let Some(directory) = &self.directory {
             redactor.hide(&directory.file.token);
-            for name in ["token", "secret"] {
-                redactor.hide_file(&directory.path.join(name));
-            }
+            redactor.hide_secrets_of(&directory.path);
             for node in &directory.file.nodes {
                 redactor.hide_configured(&node.config);
             }

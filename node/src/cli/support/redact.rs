@@ -38,8 +38,17 @@ impl Redactor {
         }
     }
 
+    /// Hides what lies in a directory under a name that says so: `token`, `secret`, `join-token`.
+    pub fn hide_secrets_of(&mut self, dir: &Path) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if is_secret(&entry.file_name().to_string_lossy()) {
+                self.hide_file(&entry.path());
+            }
+        }
+    }
+
     /// Hides what a file holds, if it can be read.
-    pub fn hide_file(&mut self, file: &Path) {
+    fn hide_file(&mut self, file: &Path) {
         if let Ok(text) = std::fs::read_to_string(file) {
             self.hide(&text);
         }
@@ -134,15 +143,17 @@ mod tests {
         std::fs::write(&file, text).expect("written");
         let mut redactor = Redactor::default();
         redactor.hide_configured(&file);
+        std::fs::write(dir.path().join("join-token"), "token-to-join").expect("written");
+        redactor.hide_secrets_of(dir.path());
         redactor.hide("short");
         let cleaned = redactor.clean(
-            b"a inline-secretinline-secret b\xff old-token-value token-in-a-file harmless-name short\n\
+            b"a inline-secretinline-secret b\xff old-token-value token-in-a-file token-to-join harmless-name short\n\
               {\"authorization\":\"Bearer abc.def\"} Bearer",
         );
         let cleaned = String::from_utf8_lossy(&cleaned);
         assert_eq!(
             cleaned,
-            "a [redacted][redacted] b\u{fffd} [redacted] [redacted] harmless-name short\n\
+            "a [redacted][redacted] b\u{fffd} [redacted] [redacted] [redacted] harmless-name short\n\
              {\"authorization\":\"Bearer [redacted]\"} Bearer"
         );
     }
