@@ -210,6 +210,11 @@ fn items_of(group: &Group, entry: &Logged, interest: &Interest) -> Vec<LiveItem>
 }
 
 impl Cluster {
+    /// Fixed when the cluster is created.
+    pub fn shard_count(&self) -> u16 {
+        self.running.config.shards
+    }
+
     /// The next page of a shard's events: from this node's replica, or from a peer's where there
     /// is none here. `attempt` counts failures in a row, so that another peer is asked.
     ///

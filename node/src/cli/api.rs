@@ -71,6 +71,48 @@ impl Client {
         Self { deadline, ..self }
     }
 
+    /// Nodes it may ask.
+    pub fn bases(&self) -> &[String] {
+        &self.bases
+    }
+
+    /// Opens a feed at the node `base`: server-sent events without an end, after `last_id`.
+    ///
+    /// # Errors
+    /// `Unavailable` when another node may do better, or this one later.
+    pub async fn open(&self, base: usize, path: &str, last_id: Option<&str>) -> Result<reqwest::Response, Failure> {
+        let base = &self.bases[base];
+        let mut request = self
+            .http
+            .get(format!("{base}{path}"))
+            .bearer_auth(&self.token)
+            .header("accept", "text/event-stream");
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
+        }
+        let response = request.send().await.map_err(|error| {
+            Failure::new(Exit::Unavailable, format!("{base} does not answer")).because(innermost(&error))
+        })?;
+        let status = response.status().as_u16();
+        if status == 200 {
+            return Ok(response);
+        }
+        let body = serde_json::from_str(&response.text().await.unwrap_or_default()).unwrap_or(Value::Null);
+        let answer = Answer {
+            status,
+            etag: None,
+            receipt: None,
+            body,
+        };
+        match judge(answer, &Method::GET, path) {
+            Ok(_) => Err(Failure::new(
+                Exit::Internal,
+                format!("{base} answered with {status} instead of a feed"),
+            )),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// # Errors
     /// Nobody answered, or the answer was no success; the text says which.
     pub async fn get(&self, path: &str) -> Result<Answer, Failure> {

@@ -1,6 +1,7 @@
 //! `holdfast device …`: the everyday calls on devices, over the HTTP API.
 
 mod invoke;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -141,6 +142,8 @@ pub enum DeviceCommand {
     },
     /// Call a method of a connected device and print its answer
     Invoke(invoke::Invoke),
+    /// Print what happens to devices, as it happens
+    Watch(watch::Watch),
     /// Read stored telemetry in order
     #[command(after_help = "Example:\n  holdfast device telemetry lamp-1 --after-seq 100 --limit 10 --output json")]
     Telemetry {
@@ -235,6 +238,7 @@ pub async fn run(command: DeviceCommand, output: Output) -> Result<(), Failure> 
             etag,
         } => twin(one, desired, tags, etag, output).await?,
         DeviceCommand::Invoke(call) => call.run(output).await?,
+        DeviceCommand::Watch(watch) => watch.run(output).await?,
         DeviceCommand::Telemetry {
             one,
             after_seq,

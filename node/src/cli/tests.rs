@@ -41,7 +41,7 @@ fn edge() -> (Arc<Fake>, SocketAddr) {
     let config = HttpConfig::new("127.0.0.1:0".parse().expect("an address"), token);
     let fake = Arc::new(Fake::default());
     let (metrics, _) = Metrics::detached().expect("constant buckets");
-    let server = serve(config, fake.clone(), metrics).expect("a free port");
+    let server = serve(config, fake.clone(), fake.clone(), metrics).expect("a free port");
     (fake, server.addr())
 }
 

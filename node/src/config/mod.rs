@@ -109,6 +109,7 @@ pub struct Limits {
     pub http_body_bytes_max: usize,
     /// HTTP connections of this node.
     pub http_connections_max: usize,
+    pub event_subscribers_max: usize,
     /// Time one HTTP request may take before its outcome is called unknown.
     pub http_request_deadline: Duration,
     pub shard_queue_max: usize,

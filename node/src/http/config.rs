@@ -40,6 +40,8 @@ pub struct HttpConfig {
     pub workers: usize,
     /// Open connections over all workers; further ones wait in the backlog. Default 1024; 1..=65536.
     pub connections_max: usize,
+    /// Subscribers of live events. Default 128; 1..=10,000. Beyond: 429.
+    pub event_subscribers_max: usize,
     /// Bytes of a request body. Default 256 KiB; 1 KiB..=2 MiB. Beyond: 413.
     pub body_bytes_max: usize,
     /// For the head of a request to arrive, and again for its body. Default 10 s; 1 s..=60 s
@@ -73,6 +75,7 @@ impl HttpConfig {
             token,
             workers: 1,
             connections_max: 1024,
+            event_subscribers_max: 128,
             body_bytes_max: 256 * 1024,
             request_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
@@ -87,6 +90,7 @@ impl HttpConfig {
     pub fn check(&self) -> Result<(), BadHttpConfig> {
         count("workers", self.workers, 1, 16)?;
         count("connections_max", self.connections_max, 1, 65_536)?;
+        count("event_subscribers_max", self.event_subscribers_max, 1, 10_000)?;
         count("body_bytes_max", self.body_bytes_max, 1024, 2 * 1024 * 1024)?;
         millis("request_timeout", self.request_timeout, 1_000, 60_000)?;
         millis("keep_alive", self.keep_alive, 1_000, 600_000)?;

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::config::HttpConfig;
+use super::events::LiveEdge;
 use super::live::Live;
 use super::port::Backend;
 use super::problem::{Ask, Kind, Problem};
@@ -41,6 +42,7 @@ pub struct App {
     pub control: OnceLock<Arc<Control>>,
     pub backend: Arc<dyn Backend>,
     pub metrics: Metrics,
+    pub events: LiveEdge,
     /// The server is on its way out.
     pub stopping: AtomicBool,
     /// Fixed when a cluster is created, so asked once.

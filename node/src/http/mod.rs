@@ -12,6 +12,7 @@ mod context;
 mod cursor;
 mod devices;
 mod etag;
+mod events;
 mod filter;
 mod ingest;
 mod live;
@@ -25,7 +26,7 @@ pub mod problem;
 mod respond;
 mod routes;
 mod server;
-mod stamp;
+pub(crate) mod stamp;
 mod telemetry;
 mod twin;
 
@@ -34,3 +35,4 @@ pub(crate) mod tests;
 
 pub use config::{BadHttpConfig, HttpConfig, Token};
 pub use server::{serve, HttpServer};
+pub(crate) use telemetry::TelemetryItem;

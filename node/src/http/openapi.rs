@@ -10,7 +10,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use super::context::TIMEOUT_HEADER;
 use super::problem::PROBLEM_JSON;
-use super::{cluster, devices, ingest, messages, methods, node, probes, telemetry, twin};
+use super::{cluster, devices, events, ingest, messages, methods, node, probes, telemetry, twin};
 
 /// The text served at `/openapi.json`.
 pub fn text() -> &'static str {
@@ -51,6 +51,7 @@ struct ProblemSchema {
         methods::post,
         messages::list, messages::send, messages::purge, messages::get, messages::purge_one,
         messages::list_dead, messages::drop_dead, messages::drop_dead_one, messages::replay, messages::feedback,
+        events::get,
         cluster::receipt, cluster::get, cluster::digest, cluster::drain, cluster::undrain, cluster::scrub,
         probes::livez, probes::readyz, probes::metrics, probes::openapi,
     ),

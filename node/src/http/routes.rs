@@ -5,7 +5,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{web, HttpRequest, HttpResponse};
 
 use super::problem::{Kind, Problem};
-use super::{auth, cluster, devices, ingest, messages, methods, node, probes, telemetry, twin};
+use super::{auth, cluster, devices, events, ingest, messages, methods, node, probes, telemetry, twin};
 
 macro_rules! resources {
     ($list:ident, $register:ident, $prefix:literal, $( $path:literal { $($method:ident => $handler:path),* $(,)? } )*) => {
@@ -41,6 +41,7 @@ resources! { API, api, "/api",
     "/v1/devices/{id}/messages/dead/{message_id}/replay" { post => messages::replay }
     "/v1/devices/{id}/messages/feedback" { get => messages::feedback }
     "/v1/devices/{id}/messages/{message_id}" { get => messages::get, delete => messages::purge_one }
+    "/v1/events" { get => events::get }
     "/v1/receipts/{receipt}" { get => cluster::receipt }
     "/v1/cluster" { get => cluster::get }
     "/v1/cluster/shards/{id}/digest" { get => cluster::digest }

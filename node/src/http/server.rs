@@ -12,9 +12,11 @@ use actix_web::{web, App as WebApp, HttpServer as WebServer};
 
 use super::config::HttpConfig;
 use super::context::App;
+use super::events::LiveEdge;
 use super::live::Live;
 use super::port::Backend;
 use super::{around, routes};
+use crate::live::source::Source;
 use crate::observe::metrics::Metrics;
 use crate::serve::control::Control;
 
@@ -33,16 +35,23 @@ pub struct HttpServer {
 ///
 /// # Errors
 /// `InvalidInput` for a setting out of range, otherwise why the address cannot be listened on.
-pub fn serve(config: HttpConfig, backend: Arc<dyn Backend>, metrics: Metrics) -> io::Result<HttpServer> {
+pub fn serve(
+    config: HttpConfig,
+    backend: Arc<dyn Backend>,
+    source: Arc<dyn Source>,
+    metrics: Metrics,
+) -> io::Result<HttpServer> {
     config
         .check()
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
     let upkeep = tokio::spawn(keep_up(metrics.clone())).abort_handle();
+    let events = LiveEdge::start(source, config.event_subscribers_max);
     let app = web::Data::new(App {
         live: Live::new(&config),
         control: std::sync::OnceLock::new(),
         config: config.clone(),
         backend,
+        events,
         metrics,
         stopping: AtomicBool::new(false),
         shard_count: tokio::sync::OnceCell::new(),
@@ -121,11 +130,15 @@ impl HttpServer {
     /// them finished within `deadline` (at most `HttpConfig::stop_timeout`).
     pub async fn stop(&self, deadline: Duration) -> bool {
         self.announce_stop();
+        let until = tokio::time::Instant::now() + deadline;
+        self.app.events.end_watches(deadline).await;
+        let deadline = until.saturating_duration_since(tokio::time::Instant::now());
         let graceful = tokio::time::timeout(deadline, self.handle.stop(true)).await.is_ok();
         if !graceful {
             tracing::warn!(?deadline, "http requests were still in flight at the deadline");
         }
         self.upkeep.abort();
+        self.app.events.stop();
         graceful
     }
 }

@@ -89,7 +89,7 @@ pub struct TelemetryStored {
 }
 
 impl TelemetryItem {
-    fn new(row: TelemetryRow) -> Self {
+    pub(crate) fn new(row: TelemetryRow) -> Self {
         let telemetry = row.telemetry;
         let body = json_body(telemetry.content_type.as_deref(), &telemetry.body);
         let body_base64 = body.is_none().then(|| STANDARD.encode(&telemetry.body));

@@ -123,6 +123,14 @@ metrics_table! {
         "Round trip of an answered method call.";
     MESSAGES Counter "holdfast_messages_total" ["event"] "messages"
         "What leaders decided of messages to devices: queued, sent, completed, expired, rejected, max-deliveries, purged, replayed or dropped.";
+    LIVE_SUBSCRIBERS Gauge "holdfast_live_subscribers" [] "subscribers"
+        "Subscribers of live events on this node.";
+    LIVE_EVENTS Counter "holdfast_live_events_total" [] "events"
+        "Events and markers put into the outboxes of subscribers.";
+    LIVE_MISSED Counter "holdfast_live_missed_total" [] "events"
+        "Events and markers left out because a subscriber did not keep up; it was told how many.";
+    LIVE_GAPS Counter "holdfast_live_gaps_total" [] "gaps"
+        "Times the log did not reach back as far as a subscriber or a feed had come.";
     PROCESS_RESIDENT_MEMORY Gauge "process_resident_memory_bytes" [] "bytes"
         "Resident memory of the process.";
     PROCESS_CPU Counter "process_cpu_seconds_total" [] "seconds"

@@ -47,6 +47,7 @@ pub fn http_config(config: &NodeConfig) -> Result<HttpConfig, ServeError> {
     let limits = &config.limits;
     Ok(HttpConfig {
         connections_max: limits.http_connections_max,
+        event_subscribers_max: limits.event_subscribers_max,
         body_bytes_max: limits.http_body_bytes_max,
         deadline: limits.http_request_deadline,
         ..HttpConfig::new(config.listen.http, token)

@@ -182,8 +182,8 @@ fn edges(
         gates,
         ..edges::http_config(config)?
     };
-    let http =
-        crate::http::serve(settings, Arc::new(cluster.clone()), metrics).map_err(listen("HTTP", config.listen.http))?;
+    let (backend, source) = (Arc::new(cluster.clone()), Arc::new(cluster.clone()));
+    let http = crate::http::serve(settings, backend, source, metrics).map_err(listen("HTTP", config.listen.http))?;
     Ok((gateway, http))
 }
 

@@ -4,6 +4,7 @@
 
 pub mod deploy;
 pub mod dev;
+pub mod events;
 pub mod http;
 pub mod mailbox;
 pub mod python;

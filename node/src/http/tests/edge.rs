@@ -83,6 +83,7 @@ async fn probes_metrics_and_description_need_the_token_from_other_machines() {
         config,
         backend: std::sync::Arc::new(super::fake::Fake::default()),
         metrics,
+        events: crate::http::events::LiveEdge::start(std::sync::Arc::new(super::fake::Fake::default()), 1),
         stopping: false.into(),
         shard_count: tokio::sync::OnceCell::new(),
     };
@@ -216,7 +217,7 @@ async fn settings_out_of_range_and_taken_ports_are_refused() {
         let token = super::Token::new(TOKEN).unwrap();
         let mut config = super::HttpConfig::new(first.server.addr(), token);
         change(&mut config);
-        super::serve(config, first.fake.clone(), metrics.clone())
+        super::serve(config, first.fake.clone(), first.fake.clone(), metrics.clone())
             .map(drop)
             .unwrap_err()
     };

@@ -17,6 +17,7 @@ use futures::future::LocalBoxFuture;
 use futures::FutureExt as _;
 
 use super::super::port::Backend;
+use crate::live::source::Source;
 
 pub const SHARDS: u16 = 4;
 
@@ -285,6 +286,30 @@ impl World {
             catalog: shard(ShardId::CATALOG),
             replication: 3,
         }
+    }
+}
+
+impl Source for Fake {
+    fn shards(&self) -> u16 {
+        SHARDS
+    }
+
+    fn shard_for(&self, device: &DeviceKey) -> ShardId {
+        device.shard(SHARDS)
+    }
+
+    /// Nothing ever happens.
+    fn page(&self, query: LiveQuery, _: usize) -> LocalBoxFuture<'_, Result<LivePage, CallError>> {
+        async move {
+            if query.after.is_some() {
+                futures::future::pending::<()>().await;
+            }
+            Ok(LivePage {
+                term_before: Some(1),
+                ..LivePage::default()
+            })
+        }
+        .boxed_local()
     }
 }
 

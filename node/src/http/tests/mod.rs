@@ -47,7 +47,7 @@ fn edge_with(change: impl FnOnce(&mut HttpConfig)) -> Edge {
     change(&mut config);
     let fake = Arc::new(Fake::default());
     let (metrics, _) = Metrics::detached().unwrap();
-    let server = serve(config, fake.clone(), metrics).unwrap();
+    let server = serve(config, fake.clone(), fake.clone(), metrics).unwrap();
     let client = Client::builder()
         .no_proxy()
         .timeout(Duration::from_secs(20))
