@@ -31,13 +31,13 @@ const PROSE: &[(&str, &str)] = &[
 
 /// How commands end, by the beginning of their path; the longest that fits counts.
 const ENDS: &[(&str, &str)] = &[
-    ("", "0 done; 64 the command line makes no sense; 65 a file or value is refused;\n69 nothing answers, or a port is taken; 70 a bug in holdfast; 74 the disk"),
-    ("bench", "0 measured; 64 the command line makes no sense; 75 the measurement failed, which says\nnothing about the product"),
-    ("demo", "0 nothing acknowledged was lost; 1 something was; 64 the command line makes no sense;\n75 the demo itself failed, which says nothing about the product"),
-    ("dev", "0 stopped; 64 the command line makes no sense; 65 the directory holds something else;\n69 a port or the directory is in use; 70 a bug; 74 the disk"),
-    ("node", "0 stopped; 64 the command line makes no sense; 65 the configuration is refused;\n69 a port or the directory is in use; 70 a bug, or a second signal; 74 the disk: no permission,\nfull, failed, damaged, or somebody else's directory"),
-    ("device", "0 done; 64 the command line makes no sense; 65 refused: no such device, it exists already,\na wrong etag, token or value; 69 no node answers, nothing was done, or the outcome is unknown\n(the text says which)"),
-    ("cluster status", "0 all is well, or nothing serious; 65 cluster.json is damaged; 69 something does not serve,\nor there is no cluster"),
+    ("", "0 done; 64 the command line makes no sense; 65 a file or value is refused; 69 nothing answers, or a port is taken; 70 a bug in holdfast; 74 the disk"),
+    ("bench", "0 measured; 64 the command line makes no sense; 75 the measurement failed, which says nothing about the product"),
+    ("demo", "0 nothing acknowledged was lost; 1 something was; 64 the command line makes no sense; 75 the demo itself failed, which says nothing about the product"),
+    ("dev", "0 stopped; 64 the command line makes no sense; 65 the directory holds something else; 69 a port or the directory is in use; 70 a bug; 74 the disk"),
+    ("node", "0 stopped; 64 the command line makes no sense; 65 the configuration is refused; 69 a port or the directory is in use; 70 a bug, or a second signal; 74 the disk: no permission, full, failed, damaged, or somebody else's directory"),
+    ("device", "0 done; 64 the command line makes no sense; 65 refused: no such device, it exists already, a wrong etag, token or value; 69 no node answers, nothing was done, or the outcome is unknown (the text says which)"),
+    ("cluster status", "0 all is well, or nothing serious; 65 cluster.json is damaged; 69 something does not serve, or there is no cluster"),
 ];
 
 /// The command and all below it, with their prose and ends.
