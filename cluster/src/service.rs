@@ -292,6 +292,7 @@ fn proposed(shard: ShardId, result: Proposed) -> AskResult {
     match result {
         Ok(committed) => Ok(Told::Index(committed.at.index)),
         Err(ProposeError::Rejected { leader }) => Err(CallError::NotLeader { shard, leader }),
+        Err(ProposeError::NotNow) => Err(CallError::NotLeader { shard, leader: None }),
         Err(ProposeError::Unknown) => Err(CallError::Unknown),
     }
 }

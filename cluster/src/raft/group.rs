@@ -9,6 +9,7 @@ use actors::id::{NodeId, ShardId};
 use actors::wire::codec;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::ForwardReason;
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::Instant as _;
 use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
@@ -58,6 +59,8 @@ pub struct Role {
 pub enum ProposeError {
     /// Never appended: nothing was committed.
     Rejected { leader: Option<NodeId> },
+    /// Never appended: this leader has not heard from a quorum lately. It may be proposed again.
+    NotNow,
     /// Appended, then leadership was lost: it may commit.
     Unknown,
 }
@@ -109,8 +112,10 @@ fn raft_config(config: &ClusterConfig) -> Config {
         election_timeout_max: election_max,
         heartbeat_min_interval: Some(ms(config.heartbeat) / 2),
         enable_pre_vote: Some(true),
-        // An old leader that still reaches one voter must not keep that voter from electing.
-        quorum_loss_probe_interval: Some(election_max * 2 + election_max / 2),
+        // A leader that hears late from its followers goes on with its heartbeats. With probing it
+        // would fall silent for a while, and a moment of too much load would become an election.
+        // What probing is for, a leader that is heard and cannot hear, ends with its connections.
+        quorum_loss_probe_interval: None,
         // Our own scheduler decides, after a flush.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: LOG_ENTRIES_TO_KEEP,
@@ -469,6 +474,9 @@ fn translate(result: WriteResult) -> Proposed {
             misfits: done.data.misfits,
             torn: done.data.torn,
         }),
+        Err(ClientWriteError::ForwardToLeader(forward)) if forward.reason == ForwardReason::LeaseExpired => {
+            Err(ProposeError::NotNow)
+        }
         Err(ClientWriteError::ForwardToLeader(forward)) => Err(ProposeError::Rejected {
             leader: forward.leader_id,
         }),

@@ -8,11 +8,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actors::device::{Answer, Refusal};
 use actors::id::{DeviceKey, NodeId};
 use actors::ports::{CallError, Downlink, Journal, Reply, ReplyTo, Submission, Ticket};
 use actors::wire::receipt::Receipt;
+use bytes::Bytes;
 use tokio::sync::{mpsc, Notify};
 
 use super::batch::Builder;
@@ -25,6 +27,11 @@ const IN_FLIGHT_MAX: usize = 1;
 /// Items and bytes of one proposal.
 const BATCH_ITEMS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// A leader that has not heard from a quorum takes nothing new: its proposals are made again after
+/// this pause, for this long. They were not appended, and nothing has to be read again.
+const NOT_NOW_PAUSE: Duration = Duration::from_millis(10);
+const NOT_NOW_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Barriers that may wait for one proposal.
 const BARRIERS_MAX: usize = 1024;
@@ -67,6 +74,8 @@ struct InFlight {
     id: u64,
     batch: Batch,
     proposed: tokio::time::Instant,
+    /// `None` for reads.
+    payload: Option<Bytes>,
     result: Option<Proposed>,
     /// In the round this left with.
     _seat: Seat,
@@ -202,9 +211,9 @@ impl ShardJournal {
             tokio::select! {
                 biased;
                 Some((id, result)) = results.recv() => {
-                    self.note(id, result);
+                    self.note(id, result, &tx);
                     while let Ok((id, result)) = results.try_recv() {
-                        self.note(id, result);
+                        self.note(id, result, &tx);
                     }
                     self.settle();
                 }
@@ -244,6 +253,7 @@ impl ShardJournal {
             id,
             batch,
             proposed,
+            payload: payload.clone(),
             result: None,
             _seat: seat,
         });
@@ -270,10 +280,37 @@ impl ShardJournal {
         }
     }
 
-    fn note(&self, id: u64, result: Proposed) {
-        if let Some(flight) = self.in_flight.borrow_mut().iter_mut().find(|f| f.id == id) {
-            flight.result = Some(result);
+    fn note(self: &Rc<Self>, id: u64, result: Proposed, tx: &mpsc::UnboundedSender<(u64, Proposed)>) {
+        let mut in_flight = self.in_flight.borrow_mut();
+        let Some(flight) = in_flight.iter_mut().find(|f| f.id == id) else {
+            return;
+        };
+        match &flight.payload {
+            Some(payload)
+                if result == Err(ProposeError::NotNow)
+                    && !self.failed.get()
+                    && flight.proposed.elapsed() < NOT_NOW_PATIENCE =>
+            {
+                self.propose_again(id, payload.clone(), tx.clone());
+            }
+            _ => flight.result = Some(result),
         }
+    }
+
+    /// Shortly, unless leadership has been lost by then: what was decided for one term must not be
+    /// proposed in the next.
+    fn propose_again(self: &Rc<Self>, id: u64, payload: Bytes, tx: mpsc::UnboundedSender<(u64, Proposed)>) {
+        let journal = self.clone();
+        tokio::task::spawn_local(crate::raft::group::seeded(id, async move {
+            tokio::time::sleep(NOT_NOW_PAUSE).await;
+            let done = move |result| {
+                let _ = tx.send((id, result));
+            };
+            match journal.failed.get() {
+                true => done(Err(ProposeError::Rejected { leader: None })),
+                false => journal.group.propose(payload, done).await,
+            }
+        }));
     }
 
     /// Answers, from the front, every proposal whose result is known.
@@ -368,7 +405,7 @@ impl ShardJournal {
     fn answer_failed(&self, batch: Batch, error: &ProposeError) {
         let leader = match error {
             ProposeError::Rejected { leader } => *leader,
-            ProposeError::Unknown => None,
+            ProposeError::NotNow | ProposeError::Unknown => None,
         };
         // A read that could not be confirmed says nothing about what was written.
         if batch.pending.iter().any(|pending| pending.position.is_some()) {

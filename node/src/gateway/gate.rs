@@ -30,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const STALLED: Duration = Duration::from_millis(500);
 /// Commands a node lets through at least, over all shards, however late they are answered: fewer
 /// would make batches small and answers no faster.
-const NODE_MIN: usize = 2_048;
+const NODE_MIN: usize = 8_192;
 /// Commands let through to one shard at most.
 const LIMIT_MAX: usize = 16_384;
 /// Commands a connection may submit when its turn comes.

@@ -79,7 +79,7 @@ fn what_was_acknowledged_outlives_its_leader() {
         for outcome in outcomes {
             match outcome.await.unwrap() {
                 Ok(_) => acknowledged += 1,
-                Err(ProposeError::Rejected { .. } | ProposeError::Unknown) => {}
+                Err(ProposeError::Rejected { .. } | ProposeError::NotNow | ProposeError::Unknown) => {}
             }
         }
         let next = replicas.leader().await;
