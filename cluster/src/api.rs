@@ -202,6 +202,10 @@ pub enum NodeState {
     Rebuilding,
     /// What it has promised is lost or in doubt: it takes no part until it is repaired.
     Damaged,
+    /// Has an id, and has not started yet.
+    Joining,
+    /// Its replicas are being moved away.
+    Leaving,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -215,6 +219,32 @@ pub struct ClusterStatus {
     /// The catalog group, in the same shape.
     pub catalog: ShardStatus,
     pub replication: u8,
+    /// What is left to do until every replica is where it shall be.
+    #[serde(default)]
+    pub moving: Option<MovingStatus>,
+    /// The id the next node gets.
+    pub next_node: NodeId,
+    /// Ids and times of join tokens, never the tokens.
+    #[serde(default)]
+    pub tokens: Vec<TokenStatus>,
+}
+
+/// Replicas on their way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MovingStatus {
+    pub since: Timestamp,
+    /// Replicas to be brought to new nodes, since then, and how many are there.
+    pub total: u32,
+    pub done: u32,
+    /// Estimated from how long those took; `None` before the first is there.
+    pub left_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenStatus {
+    pub id: String,
+    pub created: Timestamp,
+    pub expires: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -227,6 +257,8 @@ pub struct NodeStatus {
     pub http: String,
     pub peer: String,
     pub leads: u32,
+    /// Shards of which it may have a replica.
+    pub replicas: u32,
     /// Why it is not as it should be, if it is not.
     pub fault: Option<String>,
     /// What there is to know of damage that is repaired.
@@ -259,6 +291,8 @@ pub struct ShardStatus {
     pub lag: Vec<(NodeId, u64)>,
     /// Why this replica does not take part, if it does not.
     pub fault: Option<String>,
+    /// Where its voters shall be, the preferred leader first.
+    pub target: Vec<NodeId>,
 }
 
 impl ShardStatus {
@@ -274,6 +308,7 @@ impl ShardStatus {
             committed: 0,
             lag: Vec::new(),
             fault: None,
+            target: Vec::new(),
         }
     }
 }

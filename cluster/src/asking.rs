@@ -10,6 +10,7 @@ use actors::wire::codec;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::admin::AdminAsk;
 use crate::catalog::CatalogCommand;
 use crate::router::protocol::{Ask, AskResult, KIND_ASK};
 use crate::router::Router;
@@ -48,6 +49,19 @@ impl Asking {
         }
     }
 
+    /// This node and its peers in turn: whoever knows the leader says so.
+    fn anybody(&self, turn: usize) -> NodeId {
+        let peers = self
+            .router
+            .transport()
+            .map(crate::transport::Transport::peers)
+            .unwrap_or_default();
+        match turn % (peers.len() + 1) {
+            0 => self.router.node,
+            at => peers[at - 1],
+        }
+    }
+
     /// Asks the leader of `shard`, following it until `deadline`. What may not be written
     /// twice is not asked again after `Unknown`.
     ///
@@ -55,16 +69,26 @@ impl Asking {
     /// The last one met.
     pub async fn leader(&self, shard: ShardId, ask: Ask, deadline: Duration) -> AskResult {
         let end = Instant::now() + deadline;
+        let mut hint = None;
+        let mut around = 0;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let leader = self.router.leader(shard).unwrap_or(self.router.node);
+            let leader = hint.take().or_else(|| self.router.leader(shard)).unwrap_or_else(|| {
+                around += 1;
+                self.anybody(around - 1)
+            });
             // A paused leader must not use up all the time there is.
             let attempt = left.min(Duration::from_secs(3));
             let error = match self.node(leader, ask.clone(), attempt).await {
                 Ok(told) => return Ok(told),
-                // A late first attempt could undo what someone else has asked for since.
-                Err(CallError::Unknown) if matches!(ask, Ask::Catalog(CatalogCommand::SetDraining { .. })) => {
-                    return Err(CallError::Unknown)
+                Err(CallError::Unknown) if acts_twice(&ask) => return Err(CallError::Unknown),
+                Err(
+                    error @ CallError::NotLeader {
+                        leader: Some(other), ..
+                    },
+                ) if other != leader => {
+                    hint = Some(other);
+                    error
                 }
                 Err(error @ (CallError::NotLeader { .. } | CallError::Unknown | CallError::Overloaded { .. })) => error,
                 Err(error) => return Err(error),
@@ -75,4 +99,13 @@ impl Asking {
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
+}
+
+/// Whether a late first attempt could undo, or do again, what somebody saw done since.
+fn acts_twice(ask: &Ask) -> bool {
+    matches!(
+        ask,
+        Ask::Catalog(CatalogCommand::SetDraining { .. })
+            | Ask::Admin(AdminAsk::CreateToken { .. } | AdminAsk::RevokeToken { .. })
+    )
 }

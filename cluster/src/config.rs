@@ -16,12 +16,17 @@ pub struct ClusterConfig {
     /// Shared by all nodes; proves a peer in the transport's handshake.
     pub secret: Secret,
     pub node_id: NodeId,
-    /// All members, this node included. Fixed after `cluster up`.
+    /// This node, as it tells of itself.
+    pub me: Member,
+    /// The founders, this node included; empty for a node that joined later. Once the cluster is
+    /// made, the catalog says who belongs to it.
     pub members: Vec<Member>,
+    /// What an empty directory is to be called; `None`: by chance.
+    pub fresh_uuid: Option<u128>,
     pub data_dir: PathBuf,
     /// Fixed when the cluster is created. 1..=1024.
     pub shards: u16,
-    /// Replicas per shard. 1..=7, at most the number of members.
+    /// Replicas per shard of a new cluster. 1..=7, at most the number of founders.
     pub replication: u8,
     /// Arbiter threads that run shards and gateways. 1..=256.
     pub workers: usize,

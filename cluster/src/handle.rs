@@ -1,6 +1,5 @@
 //! What `node` may ask of the cluster: one handle, plain types, no Raft.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,24 +13,21 @@ use actors::wire::receipt::Receipt;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::admin::{AdminAsk, AdminDone, Denied};
 use crate::api::{
     ArbiterHandle, ClusterStatus, DevicePage, DownlinkSink, FeedbackPage, ListQuery, MessagePage, MessageQuery,
-    MessagesTaken, NodeState, NodeStatus, ReceiptState, ReplicaDigest, ScrubReport, ShardStatus, StartError,
-    TakeMessages, TelemetryPage, TelemetryQuery,
+    MessagesTaken, ReceiptState, ReplicaDigest, ScrubReport, StartError, TakeMessages, TelemetryPage, TelemetryQuery,
 };
 use crate::catalog::CatalogCommand;
 use crate::config::ClusterConfig;
 use crate::node::start::{start, Running};
 use crate::raft::log::reached;
-use crate::router::protocol::{Ask, Condition, NodeReport, Told};
+use crate::router::protocol::{Ask, Told};
 use crate::router::TraceSource;
-use crate::service::status_of;
 use crate::storage::positions::{self, Positions};
 
 /// Between attempts of a call that was certainly not committed.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
-/// How long the status waits for one peer.
-const REPORT_DEADLINE: Duration = Duration::from_millis(800);
 
 /// One node's part of the cluster. Cheap to clone, usable from any thread.
 #[derive(Clone)]
@@ -283,71 +279,19 @@ impl Cluster {
     }
 
     pub async fn status(&self) -> ClusterStatus {
-        let running = &self.running;
-        let members = &running.config.members;
-        let asks = members
-            .iter()
-            .map(|m| running.asking.node(m.id, Ask::Report, REPORT_DEADLINE));
-        let reports: BTreeMap<NodeId, NodeReport> = futures::future::join_all(asks)
-            .await
-            .into_iter()
-            .filter_map(|told| match told {
-                Ok(Told::Report(report)) => Some((report.node, report)),
-                _ => None,
-            })
-            .collect();
-        let catalog = running.catalog.borrow().clone();
-        let shards: Vec<ShardStatus> = (0..running.config.shards)
-            .map(|id| merge_shard(running.me.node, ShardId(id), &catalog, &reports))
-            .collect();
-        let nodes = members
-            .iter()
-            .map(|member| {
-                let record = catalog.nodes.get(&member.id);
-                let draining = record.is_some_and(|r| r.draining);
-                let condition = reports.get(&member.id).map(|report| &report.condition);
-                NodeStatus {
-                    id: member.id,
-                    zone: member.zone.clone(),
-                    state: state_of(condition, draining),
-                    fault: fault_of(condition),
-                    scrub: reports.get(&member.id).map(|report| report.scrub),
-                    repaired: reports.get(&member.id).and_then(|report| report.aftermath.clone()),
-                    version: record.map(|r| r.version.clone()).unwrap_or_default(),
-                    mqtt: member.mqtt.to_string(),
-                    http: member.http.to_string(),
-                    peer: member.peer.to_string(),
-                    leads: u32::try_from(shards.iter().filter(|s| s.leader == Some(member.id)).count()).unwrap_or(0),
-                }
-            })
-            .collect();
-        let own = running.service.catalog.get().map(status_of);
-        // A node without a catalog of its own repeats what the catalog's leader says.
-        let leading = |report: &&NodeReport| report.catalog.as_ref().is_some_and(|c| c.leader == Some(report.node));
-        let own = own.or_else(|| reports.values().find(leading)?.catalog.clone());
-        let catalog_status = own.map(|own| {
-            let led = own.leader.and_then(|leader| reports.get(&leader)?.catalog.clone());
-            let faults = reports
-                .values()
-                .filter_map(|r| Some((r.node, r.catalog.as_ref()?.fault.as_ref()?)));
-            ShardStatus {
-                lag: led.map(|l| l.lag).unwrap_or_default(),
-                fault: first_fault(faults),
-                ..own
-            }
-        });
-        ClusterStatus {
-            epoch: catalog.epoch,
-            cluster_id: running.config.cluster_id.clone(),
-            answered_by: running.me.node,
-            nodes,
-            shards,
-            catalog: catalog_status.unwrap_or_else(|| ShardStatus::unknown(ShardId::CATALOG)),
-            // A quarantined node has no catalog of its own.
-            replication: match catalog.replication {
-                0 => running.config.replication,
-                replication => replication,
-            },
+        crate::status::of(&self.running).await
+    }
+
+    /// Asks whoever leads the catalog for a change of the cluster as a whole.
+    ///
+    /// # Errors
+    /// `NotLeader` when the catalog has no leader (nothing was changed), `Unknown` when it may have
+    /// been. What was denied is no error.
+    pub async fn admin(&self, ask: AdminAsk, deadline: Duration) -> Result<Result<AdminDone, Denied>, CallError> {
+        let ask = Ask::Admin(ask);
+        match self.running.asking.leader(ShardId::CATALOG, ask, deadline).await? {
+            Told::Admin(done) => Ok(done),
+            other => Err(odd(other)),
         }
     }
 
@@ -427,10 +371,10 @@ impl Cluster {
         let end = Instant::now() + deadline;
         running.keeper.leaving.store(true, Ordering::Release);
         let others = running
-            .config
-            .members
-            .iter()
-            .any(|m| m.id != running.me.node && running.peers.is_connected(m.id));
+            .transport
+            .peers()
+            .into_iter()
+            .any(|id| running.peers.is_connected(id));
         while others && !running.keeper.leads_nothing() && Instant::now() + deadline / 2 < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -438,9 +382,7 @@ impl Cluster {
         if let Some(house) = running.house.lock().await.take() {
             house.stop(Duration::from_secs(2)).await;
         }
-        for house in std::mem::take(&mut *running.replicas.houses.lock().await) {
-            house.stop(Duration::from_secs(2)).await;
-        }
+        running.replicas.stop_all(Duration::from_secs(2)).await;
         for group in running.peers.groups() {
             group.shutdown().await;
         }
@@ -543,62 +485,6 @@ fn failed_digest(node: NodeId, reason: &str) -> ReplicaDigest {
         digest: None,
         error: Some(reason.to_owned()),
     }
-}
-
-/// `None`: the node did not answer.
-fn state_of(condition: Option<&Condition>, draining: bool) -> NodeState {
-    match condition {
-        None => NodeState::Down,
-        Some(Condition::Damaged(_)) => NodeState::Damaged,
-        Some(Condition::Rebuilding) => NodeState::Rebuilding,
-        Some(Condition::Whole) if draining => NodeState::Draining,
-        Some(Condition::Whole) => NodeState::Up,
-    }
-}
-
-fn fault_of(condition: Option<&Condition>) -> Option<String> {
-    match condition? {
-        Condition::Damaged(reason) => Some(reason.clone()),
-        Condition::Rebuilding => Some("replicas that lost their state are being rebuilt from others".into()),
-        Condition::Whole => None,
-    }
-}
-
-fn first_fault<'a>(faults: impl Iterator<Item = (NodeId, &'a String)>) -> Option<String> {
-    let mut faults = faults;
-    faults.next().map(|(node, fault)| format!("node {node}: {fault}"))
-}
-
-/// The view of whoever leads in the highest term, with this node's own applied index and fault.
-fn merge_shard(
-    me: NodeId,
-    id: ShardId,
-    catalog: &crate::catalog::Catalog,
-    reports: &BTreeMap<NodeId, NodeReport>,
-) -> ShardStatus {
-    let views = || {
-        reports
-            .values()
-            .filter_map(|r| r.shards.iter().find(|s| s.id == id).map(|s| (r.node, s)))
-    };
-    let leader = views()
-        .filter(|(node, s)| s.leader == Some(*node))
-        .max_by_key(|(_, s)| s.term);
-    let own = views().find(|(node, _)| *node == me);
-    let best = leader.or(own).or_else(|| views().max_by_key(|(_, s)| s.term));
-    let mut status = best.map_or_else(|| ShardStatus::unknown(id), |(_, s)| s.clone());
-    if leader.is_none() {
-        // Nobody who answers claims to lead; a leader that cannot be asked does not count.
-        status.leader = status.leader.filter(|node| reports.contains_key(node));
-    }
-    if let Some((_, own)) = own {
-        status.applied = own.applied;
-    }
-    status.fault = first_fault(views().filter_map(|(node, s)| Some((node, s.fault.as_ref()?))));
-    if status.voters.is_empty() {
-        status.voters = catalog.placement(id).map(|p| p.voters.clone()).unwrap_or_default();
-    }
-    status
 }
 
 /// Merges the shards' pages; nothing beyond the place where some shard stopped early.

@@ -2,6 +2,7 @@
 //!
 //! `node` sees [`Cluster`] and the plain types of [`api`]; openraft and RocksDB stay inside.
 
+pub mod admin;
 pub mod api;
 mod asking;
 mod background;
@@ -16,6 +17,7 @@ mod raft;
 mod router;
 mod service;
 mod shard;
+mod status;
 pub mod storage;
 #[cfg(test)]
 mod testing;

@@ -10,6 +10,7 @@ use actors::wire::receipt::Receipt;
 use bytes::Bytes;
 use tokio::sync::{oneshot, Semaphore};
 
+use crate::admin::Admin;
 use crate::api::{
     MessagePage, MessageQuery, MessagesTaken, ReceiptState, ReplicaDigest, ShardStatus, TakeMessages, TelemetryQuery,
 };
@@ -18,6 +19,7 @@ use crate::node::rebuild::Rebuilds;
 use crate::node::scrub::Scrubbing;
 use crate::raft::group::{Group, ProposeError, Proposed};
 use crate::raft::machine::{Digest, GroupShared, PAYLOAD_APP};
+use crate::raft::membership::{Membership, StepError};
 use crate::router::protocol::{Acked, Ask, AskResult, Condition, NodeReport, Told};
 use crate::router::Router;
 use crate::shard::runtime::{ShardHandle, ShardMsg};
@@ -38,6 +40,7 @@ pub struct Service {
     pub scrubbing: Arc<Scrubbing>,
     /// States being sent to replicas that lost theirs.
     pub sending: Arc<Semaphore>,
+    pub admin: std::sync::OnceLock<Admin>,
 }
 
 /// States this node sends at the same time.
@@ -79,7 +82,38 @@ impl Service {
             Ask::Messages { key, query } => self.messages(key, query).await,
             Ask::Feedback { key, after_seq, limit } => self.feedback(key, after_seq, limit).await,
             Ask::TakeMessages { key, take } => self.take_messages(key, take).await,
+            Ask::Memberships => Ok(Told::Memberships(self.memberships())),
+            Ask::Step { shard, from, step } => match self.group(shard)?.step(from, step).await {
+                Ok(()) => Ok(Told::Done),
+                Err(StepError::NotLeader { leader }) => Err(CallError::NotLeader { shard, leader }),
+                Err(StepError::Refused(reason)) => Ok(Told::Refused(reason)),
+            },
+            Ask::Holders { shard } => {
+                let admin = self.admin()?;
+                admin.up_to_date().await?;
+                let catalog = admin.now();
+                let holders = catalog.placement(shard).map(|placement| placement.holders.clone());
+                Ok(Told::Holders(holders.unwrap_or_default()))
+            }
+            Ask::Admin(ask) => self.admin()?.answer(ask).await.map(Told::Admin),
         }
+    }
+
+    fn admin(&self) -> Result<&Admin, CallError> {
+        let unknown = CallError::NotLeader {
+            shard: ShardId::CATALOG,
+            leader: None,
+        };
+        self.admin.get().ok_or(unknown)
+    }
+
+    /// Of every group this node leads.
+    fn memberships(&self) -> Vec<Membership> {
+        let shards = self.router.handles().into_iter().map(|handle| handle.group);
+        shards
+            .chain(self.catalog.get().cloned())
+            .filter_map(|group| group.membership())
+            .collect()
     }
 
     fn led(&self, shard: ShardId) -> Result<ShardHandle, CallError> {
@@ -264,15 +298,33 @@ impl Service {
 
     async fn change_catalog(&self, command: &CatalogCommand) -> AskResult {
         let group = self.group(ShardId::CATALOG)?;
-        let mut payload = vec![PAYLOAD_APP];
-        actors::wire::codec::encode_into(&mut payload, command);
-        let (tx, rx) = oneshot::channel();
-        let done = move |result| {
-            let _ = tx.send(result);
-        };
-        group.propose(Bytes::from(payload), done).await;
-        proposed(ShardId::CATALOG, rx.await.unwrap_or(Err(ProposeError::Unknown))).map(|_| Told::Done)
+        match write_catalog(&group, command).await {
+            Ok(true) => Ok(Told::Done),
+            Ok(false) => Ok(Told::Refused("the catalog refused the change".into())),
+            Err(ProposeError::Rejected { leader }) => Err(CallError::NotLeader {
+                shard: ShardId::CATALOG,
+                leader,
+            }),
+            Err(ProposeError::Unknown) => Err(CallError::Unknown),
+        }
     }
+}
+
+/// Proposes a change of the catalog and waits until it is applied here; says whether it was
+/// accepted.
+///
+/// # Errors
+/// This node does not lead the catalog, or no longer.
+pub async fn write_catalog(group: &Group, command: &CatalogCommand) -> Result<bool, ProposeError> {
+    let mut payload = vec![PAYLOAD_APP];
+    actors::wire::codec::encode_into(&mut payload, command);
+    let (tx, rx) = oneshot::channel();
+    let done = move |result| {
+        let _ = tx.send(result);
+    };
+    group.propose(Bytes::from(payload), done).await;
+    let committed = rx.await.unwrap_or(Err(ProposeError::Unknown))?;
+    Ok(committed.misfits.is_empty())
 }
 
 /// Whether the entry is still in the log and holds no telemetry of the receipt's seq. Once it is
@@ -330,5 +382,6 @@ pub fn status_of(group: &Group) -> ShardStatus {
             Vec::new()
         },
         fault: group.failure(),
+        target: Vec::new(),
     }
 }

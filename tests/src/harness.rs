@@ -112,6 +112,17 @@ pub struct NodeEntry {
 pub struct Status {
     pub nodes: Vec<NodeStatus>,
     pub shards: Vec<ShardStatus>,
+    pub catalog: ShardStatus,
+    pub replication: u8,
+    /// Replicas that are being moved.
+    pub rebalance: Option<Rebalance>,
+    pub moves: Vec<serde_json::Value>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Rebalance {
+    pub replicas_total: u32,
+    pub replicas_done: u32,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -121,6 +132,7 @@ pub struct NodeStatus {
     pub leads: u32,
     pub fault: Option<String>,
     pub repaired: Option<String>,
+    pub replicas: u32,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -128,6 +140,9 @@ pub struct ShardStatus {
     pub id: u16,
     pub leader: Option<u64>,
     pub term: u64,
+    pub voters: Vec<u64>,
+    pub learners: Vec<u64>,
+    pub target: Vec<u64>,
     pub applied: u64,
     pub committed: u64,
     pub fault: Option<String>,

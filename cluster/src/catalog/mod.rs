@@ -1,19 +1,28 @@
-//! The catalog: which nodes there are, what they are doing, and where each shard's replicas are.
+//! The catalog: which nodes there are, what they are doing, and where each shard's replicas are
+//! and shall be.
 //!
 //! A small replicated document with an epoch that every change raises. Each node holds a replica
 //! and reads it without asking anyone; nothing here sends messages.
 
+pub mod change;
+pub mod moves;
 pub mod placement;
+pub mod token;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use actors::id::{NodeId, ShardId};
+use actors::time::Timestamp;
 use actors::wire::codec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+pub use change::CatalogCommand;
+pub use token::JoinToken;
 
 use crate::raft::machine::{Apply, GroupShared, Position, Rows};
 use crate::raft::types::Applied;
@@ -26,14 +35,26 @@ pub struct Catalog {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// Name to number; `default` is 1.
     pub tenants: BTreeMap<String, u32>,
+    /// Voters each shard shall have now.
     pub replication: u8,
     pub shards: Vec<Placement>,
+    /// … and would have with enough nodes.
+    pub replication_wanted: u8,
+    /// The catalog's own voters. Every other node is a learner of it.
+    pub group: Placement,
+    /// The id the next node gets. Only ever raised.
+    pub next_node: NodeId,
+    /// By id.
+    pub tokens: BTreeMap<String, JoinToken>,
+    /// Replicas are being moved.
+    pub moving: Option<Moving>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeRecord {
-    /// Of its directory; a node id is bound to it for ever.
+    /// Of its directory; a node id is bound to it for ever. 0: not known yet.
     pub uuid: u128,
+    /// Of its last start; 0: it has not started yet.
     pub boot: u64,
     pub zone: String,
     pub version: String,
@@ -41,70 +62,121 @@ pub struct NodeRecord {
     pub http: String,
     pub peer: String,
     pub draining: bool,
+    pub stage: Stage,
 }
 
-/// Where one shard's replicas are; the first voter is its preferred leader.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Has an id and has not started yet.
+    Joining,
+    #[default]
+    Member,
+    /// Its replicas are being moved away.
+    Leaving,
+    /// … and it does not run.
+    Lost,
+    /// Nothing of it is left. The record stays, because the id is never used again.
+    Removed,
+}
+
+/// Where one shard's replicas are; see `docs/adr/0021`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
+    /// Where its voters were when the mover last looked.
     pub voters: Vec<NodeId>,
+    /// Where they shall be; the first is the preferred leader.
+    pub target: Vec<NodeId>,
+    /// Every node that may have a replica.
+    pub holders: BTreeSet<NodeId>,
+    /// The first voters, who write the first membership.
+    pub founders: Vec<NodeId>,
+    /// The membership that `voters` tells of.
+    pub noted: Position,
 }
 
-/// A change of the catalog.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum CatalogCommand {
-    /// Once, by whoever leads the catalog first; later ones change nothing.
-    Place {
-        replication: u8,
-        shards: Vec<Placement>,
-    },
-    /// A node has started. Refused (without effect) when its id is bound to another uuid.
-    Register {
-        node: NodeId,
-        record: NodeRecord,
-    },
-    SetDraining {
-        node: NodeId,
-        draining: bool,
-    },
+impl Placement {
+    pub fn founded(voters: Vec<NodeId>) -> Self {
+        Self {
+            holders: voters.iter().copied().collect(),
+            target: voters.clone(),
+            founders: voters.clone(),
+            voters,
+            noted: Position::default(),
+        }
+    }
+
+    /// The voters are where they shall be, and nobody else has a replica.
+    pub fn is_settled(&self) -> bool {
+        let target: BTreeSet<NodeId> = self.target.iter().copied().collect();
+        target == self.voters.iter().copied().collect() && target == self.holders
+    }
+
+    /// Voters that are not there yet.
+    pub fn missing(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.target.iter().copied().filter(|node| !self.voters.contains(node))
+    }
+}
+
+/// Since when replicas are being moved, and how many there were to be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    pub since: Timestamp,
+    pub replicas: u32,
 }
 
 impl Catalog {
-    /// Whether the command changed anything.
-    fn apply(&mut self, command: CatalogCommand) -> bool {
-        let before = self.clone();
-        match command {
-            CatalogCommand::Place { replication, shards } => {
-                if self.shards.is_empty() {
-                    self.replication = replication;
-                    self.shards = shards;
-                    self.tenants.insert("default".into(), actors::id::TenantId::DEFAULT.0);
-                }
-            }
-            CatalogCommand::Register { node, record } => {
-                let bound = self.nodes.get(&node);
-                if bound.is_none_or(|known| known.uuid == record.uuid) {
-                    // A restart does not end a drain.
-                    let draining = bound.is_some_and(|known| known.draining);
-                    self.nodes.insert(node, NodeRecord { draining, ..record });
-                }
-            }
-            CatalogCommand::SetDraining { node, draining } => {
-                if let Some(record) = self.nodes.get_mut(&node) {
-                    record.draining = draining;
-                }
-            }
-        }
-        let changed = *self != before;
-        self.epoch += u64::from(changed);
-        changed
-    }
-
     pub fn placement(&self, shard: ShardId) -> Option<&Placement> {
+        if shard == ShardId::CATALOG {
+            return Some(&self.group);
+        }
         self.shards.get(usize::from(shard.0))
     }
 
     pub fn is_draining(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|record| record.draining)
+    }
+
+    /// Everybody whose process may take part.
+    pub fn present(&self) -> impl Iterator<Item = (NodeId, &NodeRecord)> {
+        let present = self.nodes.iter().filter(|(_, record)| record.stage != Stage::Removed);
+        present.map(|(id, record)| (*id, record))
+    }
+
+    /// Those that may be given replicas.
+    pub fn members(&self) -> impl Iterator<Item = (NodeId, &NodeRecord)> {
+        self.present().filter(|(_, record)| record.stage == Stage::Member)
+    }
+
+    pub fn stage(&self, node: NodeId) -> Option<Stage> {
+        self.nodes.get(&node).map(|record| record.stage)
+    }
+
+    /// Whom to dial, and where.
+    pub fn addresses(&self) -> BTreeMap<NodeId, SocketAddr> {
+        self.present()
+            .filter_map(|(id, record)| Some((id, record.peer.parse().ok()?)))
+            .collect()
+    }
+
+    /// Replicas that are still to be moved.
+    pub fn replicas_missing(&self) -> u32 {
+        let missing: usize = self.shards.iter().map(|placement| placement.missing().count()).sum();
+        u32::try_from(missing).unwrap_or(u32::MAX)
+    }
+
+    /// Whether some list of some group names the node as one that has, or shall have, a replica.
+    pub fn is_needed(&self, node: NodeId) -> bool {
+        let named = |placement: &Placement| {
+            placement.holders.contains(&node) || placement.voters.contains(&node) || placement.target.contains(&node)
+        };
+        self.shards.iter().any(named) || self.group.voters.contains(&node) || self.group.target.contains(&node)
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.shards.iter().all(Placement::is_settled) && {
+            let target: BTreeSet<NodeId> = self.group.target.iter().copied().collect();
+            target == self.group.voters.iter().copied().collect()
+        }
     }
 }
 
@@ -147,17 +219,25 @@ fn read(shared: &GroupShared) -> io::Result<Catalog> {
     }
 }
 
+/// What an entry answers that changed nothing, because it was refused.
+const REFUSED: u32 = 0;
+
 impl Apply for CatalogApply {
     fn apply(&mut self, at: Position, payload: &Bytes, rows: &mut Rows<'_>) -> io::Result<Applied> {
+        let mut applied = Applied::default();
         match codec::decode::<CatalogCommand>(payload) {
             Ok(command) => {
-                if self.catalog.apply(command) {
+                let before = self.catalog.epoch;
+                if !self.catalog.apply(command) {
+                    applied.misfits.push(REFUSED);
+                }
+                if self.catalog.epoch != before {
                     rows.put(rows.space.extra(ROW), codec::encode(&self.catalog));
                 }
             }
             Err(error) => tracing::error!(index = at.index, %error, "catalog command cannot be read"),
         }
-        Ok(Applied::default())
+        Ok(applied)
     }
 
     fn chunk_applied(&mut self) {

@@ -156,13 +156,13 @@ fn open_stores(opening: &mut Opening<'_>, damage: &mut Damage) -> Result<Stores,
         cluster_id: config.cluster_id.clone(),
         node_id: config.node_id,
         shards: config.shards,
-        fresh_uuid: opening.rng.random(),
+        fresh_uuid: config.fresh_uuid.unwrap_or_else(|| opening.rng.random()),
         now: opening.clock.now(),
     };
     let (mut identity, Fresh(fresh)) = Identity::open_or_create(dir, &wanted).map_err(identity_error)?;
     identity.count_start(dir).map_err(identity_error)?;
     let ledger = open_ledger(dir)?;
-    let alarm = alarm(opening, config.members.len() > 1 || !ledger.is_empty());
+    let alarm = alarm(opening, config.members.len() != 1 || !ledger.is_empty());
     let cache = BlockCache::new(config.block_cache_bytes);
     let log = open_log(opening, &cache, fresh)?;
     let state = open_state(opening, &cache, fresh, damage, alarm.has_peers)?;
@@ -261,7 +261,7 @@ fn lost(dir: &Path, error: StorageOpenError) -> Refused {
 
 fn has_peers(opening: &Opening<'_>) -> bool {
     let ledger = FileLedger::open(&opening.config.data_dir);
-    opening.config.members.len() > 1 || !matches!(ledger, Ok(ledger) if ledger.is_empty())
+    opening.config.members.len() != 1 || !matches!(ledger, Ok(ledger) if ledger.is_empty())
 }
 
 fn alarm(opening: &Opening<'_>, has_peers: bool) -> Arc<Alarm> {

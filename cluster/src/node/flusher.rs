@@ -109,6 +109,9 @@ impl Flusher {
             .await??;
         metrics::counter!("holdfast_state_flushes_total").increment(1);
         for group in groups {
+            if group.holds_log() {
+                continue;
+            }
             let note = notes.get(&group.shard).cloned().flatten();
             if group.shared.set_durable(note) {
                 group.snapshot_metadata().await;

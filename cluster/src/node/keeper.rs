@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actors::id::NodeId;
+use actors::id::{NodeId, ShardId};
 use actors::shell::house::{PartError, StopSignal};
 use tokio::sync::watch;
 
@@ -62,7 +62,11 @@ impl Keeper {
         self.drained.store(draining && led.iter().all(alone), Ordering::Release);
         let mut moves = 0;
         for group in led {
-            let to = if leave {
+            // Whoever shall have no replica must not lead.
+            let going = catalog
+                .placement(group.shard)
+                .is_some_and(|placement| !placement.target.is_empty() && !placement.target.contains(&group.node));
+            let to = if leave || going {
                 self.successor(&catalog, &group)
             } else if moves < MOVES_PER_TICK {
                 self.preferred(&catalog, &group)
@@ -119,15 +123,23 @@ impl Keeper {
     }
 
     fn successor(&self, catalog: &Catalog, group: &Group) -> Option<NodeId> {
-        let planned = catalog.placement(group.shard).map(|p| p.voters.clone());
-        planned
-            .unwrap_or_else(|| group.voters())
-            .into_iter()
+        let voters = group.voters();
+        let planned = catalog
+            .placement(group.shard)
+            .map(|p| p.target.clone())
+            .unwrap_or_default();
+        let staying = planned.into_iter().filter(|node| voters.contains(node));
+        staying
+            .chain(voters.iter().copied())
             .find(|node| self.is_fit(catalog, group, *node))
     }
 
     fn preferred(&self, catalog: &Catalog, group: &Group) -> Option<NodeId> {
-        let preferred = *catalog.placement(group.shard)?.voters.first()?;
+        // The catalog may be led by any of its voters.
+        let placement = catalog
+            .placement(group.shard)
+            .filter(|_| group.shard != ShardId::CATALOG)?;
+        let preferred = *placement.target.first().filter(|node| group.voters().contains(node))?;
         let now = self.peers.clock.monotonic_ms();
         let settled = self
             .peers

@@ -15,7 +15,9 @@ use super::rebuild::Rebuilds;
 use crate::api::{DownlinkSink, MethodCall, MethodError, MethodReply};
 use crate::raft::group::{seeded, Group};
 use crate::raft::rpc;
-use crate::router::protocol::{Ask, AskResult, ForwardedCall, KIND_ASK, KIND_CALL, KIND_DOWNLINK, KIND_METHOD};
+use crate::router::protocol::{
+    Ask, AskResult, ForwardedCall, Lead, KIND_ASK, KIND_CALL, KIND_DOWNLINK, KIND_LEADS, KIND_METHOD,
+};
 use crate::router::Router;
 use crate::service::Service;
 use crate::shard::presence::GatewayLife;
@@ -75,6 +77,20 @@ impl Peers {
             .write()
             .expect("no holder of this lock panics")
             .insert(group.shard, group);
+    }
+
+    /// Messages of peers find no replica of this shard any more.
+    pub fn remove(&self, shard: ShardId) {
+        self.groups
+            .write()
+            .expect("no holder of this lock panics")
+            .remove(&shard);
+    }
+
+    /// No longer a peer: what was known of its process is over.
+    pub fn forget(&self, peer: NodeId) {
+        self.links.lock().expect("no holder of this lock panics").remove(&peer);
+        metrics::gauge!("holdfast_peer_connected", "peer" => peer.to_string()).set(0.0);
     }
 
     pub fn groups(&self) -> Vec<Group> {
@@ -224,6 +240,11 @@ impl Handler for PeerHandler {
                     }
                 }
             }
+            (Class::Device, KIND_LEADS) => {
+                if let Ok(leads) = codec::decode::<Vec<Lead>>(&body) {
+                    self.0.router.told(from, &leads);
+                }
+            }
             _ => tracing::debug!(from, kind, "notice of an unknown kind"),
         }
     }
@@ -249,6 +270,7 @@ impl Handler for PeerHandler {
             PeerEvent::ProcessGone => {
                 links.remove(&peer);
                 drop(links);
+                self.0.router.gone(peer);
                 let peers = self.0.clone();
                 self.0.spawn(async move { failover::take_over(&peers, peer).await });
             }

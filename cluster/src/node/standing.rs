@@ -137,7 +137,6 @@ impl Replicas {
     }
 
     fn others(&self) -> Vec<NodeId> {
-        let members = self.env.config.members.iter().map(|m| m.id);
-        members.filter(|id| *id != self.peers.me.node).collect()
+        self.transport.peers()
     }
 }

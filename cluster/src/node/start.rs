@@ -1,9 +1,10 @@
 //! Opens the directory and puts a node together.
 
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use actors::id::Gateway;
+use actors::id::{Gateway, NodeId};
 use actors::shell::house::{House, HouseHandle, Part, Restart};
 use actors::time::Clock;
 use rand::rngs::StdRng;
@@ -12,22 +13,26 @@ use tokio::sync::watch;
 
 use super::disk::{self, Opening, Stores};
 use super::flusher::Flusher;
+use super::herald::Herald;
 use super::keeper::Keeper;
+use super::mover::Mover;
 use super::peers::{PeerHandler, Peers};
 use super::pulse::Pulse;
 use super::replicas::{run_on, Replicas};
 use super::scrub::Scrub;
+use crate::admin::Admin;
 use crate::api::{DownlinkSink, StartError};
 use crate::asking::Asking;
 use crate::background::Background;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Stage};
 use crate::config::ClusterConfig;
 use crate::router::Router;
 use crate::service::{Service, SENDING_MAX};
 use crate::shard::runtime::ShardEnv;
+use crate::storage::book::Book;
 use crate::storage::identity::DirLock;
 use crate::storage::{LogStore, StateStore};
-use crate::transport::{TcpConnector, Transport, TransportConfig};
+use crate::transport::{Nonces, TcpConnector, Transport, TransportConfig};
 
 /// A running node's parts, as `Cluster` needs them.
 pub struct Running {
@@ -101,6 +106,7 @@ pub async fn start(
     let service = Arc::new(Service {
         router: router.clone(),
         catalog: OnceLock::new(),
+        admin: OnceLock::new(),
         rebuilds: Arc::default(),
         quarantine: opened.quarantine,
         aftermath: disk.aftermath.clone(),
@@ -120,7 +126,16 @@ pub async fn start(
     ));
     let arbiters: Vec<actix_rt::Arbiter> = (0..config.workers.max(1)).map(|_| actix_rt::Arbiter::new()).collect();
     let arbiter_handles: Vec<actix_rt::ArbiterHandle> = arbiters.iter().map(actix_rt::Arbiter::handle).collect();
-    let transport = start_transport(&config, &clock, (&disk, quarantined), &peers, &arbiter_handles[0], rng).await?;
+    let rng = Mutex::new(rng);
+    let nonces: Nonces = Arc::new(move || {
+        let mut nonce = [0; 16];
+        rng.lock()
+            .expect("no holder of this lock panics")
+            .fill_bytes(&mut nonce);
+        nonce
+    });
+    let way = (&disk, quarantined, nonces.clone());
+    let transport = start_transport(&config, &clock, way, &peers, &arbiter_handles[0]).await?;
     router.connect(transport.clone());
 
     let (stop, stopped) = watch::channel(false);
@@ -141,7 +156,8 @@ pub async fn start(
         alarm: disk.alarm.clone(),
         ledger: disk.ledger.clone(),
         catalog: tokio::sync::Mutex::default(),
-        houses: tokio::sync::Mutex::default(),
+        open: tokio::sync::Mutex::default(),
+        lacking: Mutex::default(),
     });
     let catalog = replicas
         .read_catalog()
@@ -150,6 +166,26 @@ pub async fn start(
             Some(reason) => StartError::BeginAnew(reason),
             None => error,
         })?;
+    if catalog.borrow().stage(config.node_id) == Some(Stage::Removed) {
+        let reason = format!(
+            "node {} was removed from this cluster, and an id is never used twice; start a new node on an empty \
+             directory",
+            config.node_id
+        );
+        return Err(StartError::Identity(reason));
+    }
+    let admin = Admin {
+        catalog: catalog.clone(),
+        peers: peers.clone(),
+        clock: clock.clone(),
+        nonces,
+    };
+    let _ = service.admin.set(admin);
+    let mover = Arc::new(Mover::new(catalog.clone(), peers.clone(), asking.clone()));
+    let herald = Arc::new(Herald {
+        router: router.clone(),
+        transport: transport.clone(),
+    });
     let keeper = Arc::new(Keeper {
         peers: peers.clone(),
         catalog: catalog.clone(),
@@ -179,6 +215,7 @@ pub async fn start(
     });
     let mut parts = house_parts(&replicas, &keeper, &flusher, &catalog, &router);
     parts.push(scrub_part(scrub));
+    parts.extend(moving_parts(&mover, &herald));
     let ends = fatal.clone();
     let house_clock = clock.clone();
     let house = run_on(&arbiter_handles[0], async move {
@@ -224,18 +261,11 @@ pub async fn start(
 async fn start_transport(
     config: &ClusterConfig,
     clock: &Arc<dyn Clock>,
-    (disk, quarantined): (&Stores, bool),
+    (disk, quarantined, nonces): (&Stores, bool, Nonces),
     peers: &Arc<Peers>,
     arbiter: &actix_rt::ArbiterHandle,
-    rng: StdRng,
 ) -> Result<Transport, StartError> {
-    let listen = config
-        .members
-        .iter()
-        .find(|m| m.id == config.node_id)
-        .map(|m| m.peer)
-        .ok_or_else(|| StartError::Other(format!("node {} is not among the members", config.node_id)))?;
-    let rng = Mutex::new(rng);
+    let listen = config.me.peer;
     let settings = TransportConfig {
         cluster_id: config.cluster_id.clone(),
         node_id: config.node_id,
@@ -245,23 +275,12 @@ async fn start_transport(
         quarantined,
         secret: config.secret.clone(),
         listen,
-        peers: config
-            .members
-            .iter()
-            .filter(|m| m.id != config.node_id)
-            .map(|m| (m.id, m.peer))
-            .collect(),
+        peers: known_peers(config)?,
         queue_bytes_max: TransportConfig::QUEUE_BYTES_MAX,
         frame_bytes_max: TransportConfig::FRAME_BYTES_MAX,
         connect_timeout: TransportConfig::CONNECT_TIMEOUT,
         clock: clock.clone(),
-        nonces: Arc::new(move || {
-            let mut nonce = [0; 16];
-            rng.lock()
-                .expect("no holder of this lock panics")
-                .fill_bytes(&mut nonce);
-            nonce
-        }),
+        nonces,
     };
     let handler = Arc::new(PeerHandler(peers.clone()));
     let ledger = disk.ledger.clone();
@@ -272,6 +291,32 @@ async fn start_transport(
     });
     let started = started.await.map_err(|e| StartError::Other(e.to_string()))?;
     started.map_err(|source| StartError::Listen { addr: listen, source })
+}
+
+/// Whom to dial before the catalog is known: those it named last, else the founders. What this
+/// node's own configuration says of an address is newer than what was written down.
+fn known_peers(config: &ClusterConfig) -> Result<Vec<(NodeId, SocketAddr)>, StartError> {
+    let dir = &config.data_dir;
+    let founders = config.members.iter().map(|member| (member.id, member.peer));
+    let book = match Book::read(dir) {
+        Ok(book) => book,
+        // It is a copy; founders can do without.
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData && !config.members.is_empty() => Book::default(),
+        Err(source) => {
+            return Err(StartError::Disk {
+                what: format!("reading the nodes' addresses in {}", dir.display()),
+                source,
+            })
+        }
+    };
+    if book.peers.is_empty() {
+        return Ok(founders.collect());
+    }
+    let mut known = book.peers;
+    for (id, at) in founders {
+        known.entry(id).and_modify(|known| *known = at);
+    }
+    Ok(known.into_iter().collect())
 }
 
 fn shard_env(
@@ -340,7 +385,7 @@ fn house_parts(
         Box::pin(crate::raft::group::seeded(replicas.peers.me.boot, async move {
             tokio::select! {
                 () = stop.stopped() => Ok(()),
-                done = replicas.bring_up(watched) => done,
+                done = replicas.run(watched) => done,
             }
         }))
     };
@@ -395,6 +440,35 @@ fn house_parts(
             name: "epoch",
             restart,
             start: Box::new(epoch),
+        },
+    ]
+}
+
+/// What keeps replicas where the catalog wants them, and peers informed.
+fn moving_parts(mover: &Arc<Mover>, herald: &Arc<Herald>) -> Vec<Part> {
+    let (mover, herald) = (mover.clone(), herald.clone());
+    let restart = Restart::Always {
+        max: 5,
+        within_ms: 60_000,
+    };
+    let run_mover = move |stop| -> futures::future::BoxFuture<'static, _> {
+        let mover = mover.clone();
+        Box::pin(async move { mover.run(stop).await })
+    };
+    let run_herald = move |stop| -> futures::future::BoxFuture<'static, _> {
+        let herald = herald.clone();
+        Box::pin(async move { herald.run(stop).await })
+    };
+    vec![
+        Part {
+            name: "mover",
+            restart,
+            start: Box::new(run_mover),
+        },
+        Part {
+            name: "herald",
+            restart,
+            start: Box::new(run_herald),
         },
     ]
 }

@@ -19,6 +19,7 @@ use openraft_rt_tokio::TokioRuntime;
 use super::log::GroupLog;
 use super::machine::{Apply, GroupMachine, GroupShared, Position, PAYLOAD_BARRIER, PAYLOAD_DIGEST};
 use super::network::GroupNetworkFactory;
+use super::retire::{retired, Retired};
 use super::rpc;
 use super::snapshot::{Into, Receiver, Sender, TransferError};
 use super::types::{term_of, ClientWriteError, Entry, EntryPayload, OnComplete, Payload, Raft, WriteResult};
@@ -28,6 +29,10 @@ use crate::transport::Transport;
 
 /// Log entries kept below a snapshot for followers that are a little behind.
 const LOG_ENTRIES_TO_KEEP: u64 = 500;
+
+/// Log entries kept above that for a learner that is being copied to; beyond, it is sent the rows
+/// again.
+const LOG_HELD_MAX: u64 = 100_000;
 
 /// Runs a task with a seed of its own for openraft's randomness.
 pub fn seeded<F: Future>(seed: u64, task: F) -> impl Future<Output = F::Output> {
@@ -40,10 +45,12 @@ pub struct Group {
     pub shard: ShardId,
     pub node: NodeId,
     pub shared: Arc<GroupShared>,
-    raft: Raft,
+    pub(super) raft: Raft,
     log: GroupLog,
     receiver: Arc<Receiver>,
     transport: Transport,
+    /// What this node once gave back of this group; see [`super::retire`].
+    retired: Option<Arc<Retired>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,6 +149,7 @@ impl Group {
         let shard = parts.shard;
         let disk = |source| GroupError::Disk { shard, source };
         let raft_error = |reason: String| GroupError::Raft { shard, reason };
+        let retired = retired(&*parts.log, shard).map_err(disk)?.map(Arc::new);
         let log = GroupLog::open(shard, parts.log).map_err(disk)?;
         let settings = raft_config(config).validate().map_err(|e| raft_error(e.to_string()))?;
         let network = GroupNetworkFactory {
@@ -161,11 +169,16 @@ impl Group {
             log,
             receiver,
             transport: parts.transport,
+            retired,
         })
     }
 
-    /// Gives an empty replica its first membership; without effect on one that has any.
+    /// Gives an empty replica its first membership; without effect on one that has any, or that
+    /// is empty only because it was given back.
     pub async fn initialize(&self, voters: &BTreeSet<NodeId>) {
+        if self.retired.is_some() {
+            return;
+        }
         let members: BTreeMap<NodeId, ()> = voters.iter().map(|id| (*id, ())).collect();
         if let Err(error) = self.raft.initialize(members).await {
             tracing::debug!(shard = %self.shard, %error, "not initialised");
@@ -173,6 +186,9 @@ impl Group {
     }
 
     pub async fn is_initialized(&self) -> bool {
+        if self.retired.is_some() {
+            return true;
+        }
         self.raft.is_initialized().await.unwrap_or(true)
     }
 
@@ -349,6 +365,18 @@ impl Group {
             .collect()
     }
 
+    /// A new replica is being brought in and still needs log that a purge would take.
+    pub fn holds_log(&self) -> bool {
+        let learners = self.learners();
+        let lag = self.lag();
+        let behind = |id: &NodeId| lag.get(id).is_some_and(|lag| *lag > LOG_ENTRIES_TO_KEEP);
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let purged = metrics.purged.map_or(0, |id| id.index);
+        let held = metrics.last_log_index.unwrap_or(0).saturating_sub(purged);
+        held < LOG_HELD_MAX && learners.iter().any(behind)
+    }
+
     /// The payload of a log entry, as long as it is not purged.
     pub fn payload_at(&self, index: u64) -> Option<Bytes> {
         self.log.payload_at(index)
@@ -400,8 +428,8 @@ impl Group {
                 let request = rpc::decode_append(body)?;
                 codec::encode(&self.raft.append_entries(request).await.ok()?)
             }
-            rpc::KIND_VOTE => codec::encode(&self.raft.vote(codec::decode(&body).ok()?).await.ok()?),
-            rpc::KIND_PRE_VOTE => codec::encode(&self.raft.pre_vote(codec::decode(&body).ok()?).await.ok()?),
+            rpc::KIND_VOTE => codec::encode(&self.raft.vote(self.candidacy(&body)?).await.ok()?),
+            rpc::KIND_PRE_VOTE => codec::encode(&self.raft.pre_vote(self.candidacy(&body)?).await.ok()?),
             rpc::KIND_TRANSFER => codec::encode(
                 &self
                     .raft
@@ -455,6 +483,14 @@ impl Group {
             .as_ref()
             .and_then(|heard| heard.get(&node)?.as_ref().map(|at| at.elapsed()));
         heard.is_some_and(|silent| silent <= age)
+    }
+
+    /// A request for a vote, unless it is one of a candidate that lacks what this node had before
+    /// it gave its replica back.
+    fn candidacy(&self, body: &[u8]) -> Option<VoteRequest<super::types::TypeConfig>> {
+        let request: VoteRequest<super::types::TypeConfig> = codec::decode(body).ok()?;
+        let floor = self.retired.as_ref().and_then(|retired| retired.floor);
+        (request.last_log_id >= floor).then_some(request)
     }
 
     pub async fn shutdown(&self) {

@@ -118,9 +118,15 @@ impl GroupLog {
 pub fn reached(store: &dyn LogStore, shard: ShardId) -> io::Result<Reached> {
     let vote: Option<Vote> = read_record(store, shard, LogRecord::Vote)?;
     let purged = purged(store, shard)?.map(|id| id.index);
+    // What was given back on purpose is not lost.
+    let given_back = super::retire::retired(store, shard)?.and_then(|retired| retired.floor);
     Ok(Reached {
         term: vote.map_or(0, |vote| vote.leader_id.term),
-        last: store.last_index(shard)?.max(purged).unwrap_or(0),
+        last: store
+            .last_index(shard)?
+            .max(purged)
+            .max(given_back.map(|id| id.index))
+            .unwrap_or(0),
     })
 }
 
@@ -168,7 +174,7 @@ pub async fn make_way(store: &dyn LogStore, shard: ShardId, applied: LogId) -> i
     rx.await.map_err(|_| io::Error::other("the log writer has stopped"))?
 }
 
-fn read_record<T: serde::de::DeserializeOwned>(
+pub(super) fn read_record<T: serde::de::DeserializeOwned>(
     store: &dyn LogStore,
     shard: ShardId,
     record: LogRecord,

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use actors::device::DeviceState;
 use actors::id::{DeviceKey, ShardId};
@@ -194,6 +194,8 @@ pub struct GroupShared {
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
     sessions: AtomicU64,
     misfits: Mutex<Misfits>,
+    /// The replica is being given back: nothing more is written.
+    closed: RwLock<bool>,
 }
 
 /// Which items of which entries changed nothing, by index: for those who read the log afterwards.
@@ -244,6 +246,7 @@ impl GroupShared {
             digests: Arc::default(),
             sessions: AtomicU64::new(0),
             misfits: Mutex::default(),
+            closed: RwLock::new(false),
         };
         shared.remove_stale_generations()?;
         Ok(shared)
@@ -303,6 +306,24 @@ impl GroupShared {
             shard: self.shard,
             generation: self.with_meta(|meta| meta.generation),
         }
+    }
+
+    /// Writes rows of this group, and only as long as it is not closed.
+    ///
+    /// # Errors
+    /// The disk failed, or the replica was given back.
+    pub fn write(&self, batch: StateBatch) -> io::Result<()> {
+        // Held while writing: once `close` has returned, nothing is on its way any more.
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Err(io::Error::other("this replica was given back"));
+        }
+        self.store.write(batch)
+    }
+
+    /// From now on nothing is written, whatever is still running.
+    pub fn close(&self) {
+        *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
     /// A view of everything applied, and where the rows that count begin in it.
@@ -565,7 +586,7 @@ impl Core {
         self.app.drain(&mut rows);
         rows.put(keys::meta(shared.shard), codec::encode(&self.meta));
         let HeldOps { batch, .. } = std::mem::take(&mut self.held);
-        shared.store.write(batch)?;
+        shared.write(batch)?;
         self.settled = self.meta.applied;
         Ok(())
     }
@@ -687,7 +708,7 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
             generation: old,
         }
         .all();
-        self.shared.store.write(StateBatch {
+        self.shared.write(StateBatch {
             ops: vec![StateOp::DeleteRange { from, to }],
         })
     }
@@ -730,7 +751,7 @@ impl GroupMachine {
         };
         // What was held back of the old generation is of no more use.
         core.held = HeldOps::default();
-        self.shared.store.write(StateBatch {
+        self.shared.write(StateBatch {
             ops: vec![StateOp::Put {
                 key: keys::meta(self.shared.shard),
                 value: codec::encode(&core.meta),

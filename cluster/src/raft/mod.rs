@@ -7,7 +7,9 @@ mod append;
 pub mod group;
 pub mod log;
 pub mod machine;
+pub mod membership;
 pub mod network;
+pub mod retire;
 pub mod rpc;
 pub mod snapshot;
 #[cfg(test)]

@@ -371,7 +371,7 @@ impl Receiver {
     }
 
     fn write(&self, ops: Vec<StateOp>) -> Result<(), String> {
-        self.shared.store.write(StateBatch { ops }).map_err(|e| e.to_string())
+        self.shared.write(StateBatch { ops }).map_err(|e| e.to_string())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Incoming>> {

@@ -3,6 +3,7 @@
 //! Knows who leads what (from this node's own replicas), forwards what is led elsewhere, and
 //! turns every way a request can end into an outcome, a retryable refusal, or *unknown*.
 
+mod leads;
 pub mod protocol;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,8 @@ use crate::raft::group::Role;
 use crate::shard::runtime::{ShardHandle, ShardMsg};
 use crate::shard::stages;
 use crate::transport::{Class, SendError, Transport};
-use protocol::{ForwardedCall, KIND_CALL};
+use leads::KnownLead;
+use protocol::{ForwardedCall, Lead, KIND_CALL};
 
 /// How long a forwarded command may stay unanswered. A change of leadership ends it earlier.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(5);
@@ -44,9 +46,8 @@ pub struct Router {
     pub node: NodeId,
     shards: u16,
     handles: RwLock<BTreeMap<ShardId, ShardHandle>>,
-    /// By shard; 0 is unknown.
-    leaders: Vec<AtomicU64>,
-    catalog_leader: AtomicU64,
+    /// By shard; the catalog's is the last.
+    leads: Vec<KnownLead>,
     changes: watch::Sender<u64>,
     transport: OnceLock<Transport>,
     outstanding: Arc<Mutex<Outstanding>>,
@@ -60,8 +61,7 @@ impl Router {
             node,
             shards,
             handles: RwLock::default(),
-            leaders: (0..shards).map(|_| AtomicU64::new(0)).collect(),
-            catalog_leader: AtomicU64::new(0),
+            leads: (0..=shards).map(|_| KnownLead::default()).collect(),
             changes: watch::channel(0).0,
             transport: OnceLock::new(),
             outstanding: Arc::default(),
@@ -93,6 +93,15 @@ impl Router {
         handles.insert(handle.group.shard, handle);
     }
 
+    /// This node has no replica of the shard any more.
+    pub fn remove(&self, shard: ShardId) {
+        self.handles
+            .write()
+            .expect("no holder of this lock panics")
+            .remove(&shard);
+        self.learn(shard, KnownLead::closed);
+    }
+
     pub fn handle(&self, shard: ShardId) -> Option<ShardHandle> {
         self.handles
             .read()
@@ -122,17 +131,15 @@ impl Router {
         self.epoch.load(Ordering::Relaxed)
     }
 
-    fn slot(&self, shard: ShardId) -> Option<&AtomicU64> {
+    fn known(&self, shard: ShardId) -> Option<&KnownLead> {
         if shard == ShardId::CATALOG {
-            return Some(&self.catalog_leader);
+            return self.leads.last();
         }
-        self.leaders.get(usize::from(shard.0))
+        self.leads.get(usize::from(shard.0)).filter(|_| shard.0 < self.shards)
     }
 
     pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
-        self.slot(shard)
-            .map(|slot| slot.load(Ordering::Acquire))
-            .filter(|id| *id != 0)
+        self.known(shard)?.leader()
     }
 
     pub fn leadership_changes(&self) -> watch::Receiver<u64> {
@@ -141,24 +148,48 @@ impl Router {
 
     /// Whether every shard is known to have a leader.
     pub fn ready(&self) -> bool {
-        self.leaders.iter().all(|slot| slot.load(Ordering::Acquire) != 0)
+        let shards = &self.leads[..usize::from(self.shards)];
+        shards.iter().all(|known| known.leader().is_some())
     }
 
     /// A replica of this node saw its group's role change.
     pub fn role_changed(&self, shard: ShardId, role: &Role) {
-        self.set_leader(shard, role.leader);
+        self.learn(shard, |known| known.seen(role.term, role.leader));
     }
 
-    /// For shards without a replica here, and corrected by whoever is asked.
-    pub fn set_leader(&self, shard: ShardId, leader: Option<NodeId>) {
-        let Some(slot) = self.slot(shard) else { return };
-        let new = leader.unwrap_or(0);
-        if slot.swap(new, Ordering::AcqRel) == new {
-            return;
+    /// A peer says which shards it leads; counts where this node has no replica that knows better.
+    pub fn told(&self, peer: NodeId, leads: &[Lead]) {
+        for lead in leads {
+            self.learn(lead.shard, |known| known.told(lead.term, peer));
         }
+    }
+
+    /// The process of a peer is gone, and with it what it led.
+    pub fn gone(&self, peer: NodeId) {
+        for shard in (0..self.shards).map(ShardId) {
+            self.learn(shard, |known| known.gone(peer));
+        }
+    }
+
+    /// What this node's own replicas lead, for its peers.
+    pub fn led_here(&self) -> Vec<Lead> {
+        let lead = |handle: ShardHandle| {
+            let role = handle.group.role();
+            role.leading.then_some(Lead {
+                shard: handle.group.shard,
+                term: role.term,
+            })
+        };
+        self.handles().into_iter().filter_map(lead).collect()
+    }
+
+    fn learn(&self, shard: ShardId, news: impl FnOnce(&KnownLead) -> Option<Option<NodeId>>) {
+        let Some(changed) = self.known(shard).and_then(news) else {
+            return;
+        };
         self.changes.send_modify(|n| *n += 1);
-        if new != 0 {
-            self.give_up_on_former(shard, new);
+        if let Some(leader) = changed {
+            self.give_up_on_former(shard, leader);
         }
     }
 

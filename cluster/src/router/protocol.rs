@@ -1,11 +1,14 @@
 //! What nodes ask of one another besides Raft, on the Device class.
 
+use std::collections::BTreeSet;
+
 use actors::device::Command;
 use actors::id::{DeviceKey, NodeId, ShardId};
 use actors::ports::CallError;
 use actors::wire::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
+use crate::admin::{AdminAsk, AdminDone, Denied};
 pub use crate::api::ScrubReport;
 use crate::api::{
     DevicePage, FeedbackPage, ListQuery, LivePage, LiveQuery, MessagePage, MessageQuery, MessagesTaken, ReceiptState,
@@ -13,6 +16,7 @@ use crate::api::{
 };
 use crate::catalog::CatalogCommand;
 use crate::raft::machine::Position;
+use crate::raft::membership::{Membership, Step};
 
 /// A command for a device whose shard the receiver leads; answered with a `CallResult`.
 pub const KIND_CALL: u8 = 32;
@@ -22,6 +26,15 @@ pub const KIND_ASK: u8 = 33;
 pub const KIND_DOWNLINK: u8 = 34;
 /// A `MethodCall`; answered with a `MethodResult`.
 pub const KIND_METHOD: u8 = 40;
+/// A `Vec<Lead>`, without an answer: what the sender leads.
+pub const KIND_LEADS: u8 = 35;
+
+/// A shard that the sender leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lead {
+    pub shard: ShardId,
+    pub term: u64,
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ForwardedCall {
@@ -83,6 +96,19 @@ pub enum Ask {
         key: DeviceKey,
         take: TakeMessages,
     },
+    /// The groups this node leads.
+    Memberships,
+    /// A step of a group this node leads, from the membership made at `from`.
+    Step {
+        shard: ShardId,
+        from: Position,
+        step: Step,
+    },
+    /// Of the catalog's leader: who may have a replica of the shard, certainly not out of date.
+    Holders {
+        shard: ShardId,
+    },
+    Admin(AdminAsk),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,6 +126,11 @@ pub enum Told {
     Messages(MessagePage),
     Feedback(FeedbackPage),
     MessagesTaken(MessagesTaken),
+    Memberships(Vec<Membership>),
+    Holders(BTreeSet<NodeId>),
+    /// Why a step was not taken.
+    Refused(String),
+    Admin(Result<AdminDone, Denied>),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

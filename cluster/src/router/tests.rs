@@ -10,6 +10,22 @@ use crate::testing::fleet::device;
 use crate::testing::run;
 use crate::transport::tests::harness::{eventually, pair, Node, DROP, ECHO, HOLD};
 
+fn first_lead(_: NodeId) -> protocol::Lead {
+    protocol::Lead {
+        shard: ShardId(0),
+        term: 1,
+    }
+}
+
+fn sees(router: &Router, shard: u16, term: u64, leader: Option<NodeId>) {
+    let role = Role {
+        leader,
+        term,
+        leading: false,
+    };
+    router.role_changed(ShardId(shard), &role);
+}
+
 type Answers = Arc<Mutex<Vec<CallResult>>>;
 
 /// Also called while a failed test unwinds: then nobody reads it any more.
@@ -22,7 +38,7 @@ fn write_down(answers: &Answers, result: CallResult) {
 fn router(node: &Node, leader: NodeId) -> Router {
     let router = Router::new(node.id, 1);
     router.connect(node.transport.clone());
-    router.set_leader(ShardId(0), Some(leader));
+    router.told(leader, &[first_lead(leader)]);
     router
 }
 
@@ -72,7 +88,7 @@ fn a_shard_that_is_nowhere_here_is_refused() {
         vec![expected.clone()],
         "no leader, no replica"
     );
-    router.set_leader(ShardId(0), Some(2));
+    router.told(2, &[first_lead(2)]);
     assert_eq!(*call(&router).lock().unwrap(), vec![expected], "no transport yet");
 }
 
@@ -117,13 +133,13 @@ fn a_change_of_leadership_ends_what_the_former_leader_was_asked() {
         let seen = answers.clone();
         let reply = ReplyTo::new(move |result| write_down(&seen, result));
         router.lock().calls.insert((ShardId(0), 77), (two.id, reply));
-        router.set_leader(ShardId(0), Some(two.id));
-        router.set_leader(ShardId(0), None);
+        sees(&router, 0, 1, Some(two.id));
+        sees(&router, 0, 1, None);
         assert!(
             answers.lock().unwrap().is_empty(),
             "the same leader, or none known: it may still answer"
         );
-        router.set_leader(ShardId(0), Some(3));
+        sees(&router, 0, 2, Some(3));
         // A former leader that is alive gets a moment to answer what it was asked.
         let ended = answers.clone();
         eventually("the call ends", move || !ended.lock().unwrap().is_empty()).await;
@@ -136,14 +152,14 @@ fn a_change_of_leadership_ends_what_the_former_leader_was_asked() {
 fn followers_of_leadership_hear_of_changes_only() {
     let router = Router::new(1, 2);
     let changes = router.leadership_changes();
-    router.set_leader(ShardId(0), Some(2));
-    router.set_leader(ShardId(0), Some(2));
-    router.set_leader(ShardId(7), Some(2));
+    router.told(2, &[first_lead(2)]);
+    router.told(2, &[first_lead(2)]);
+    sees(&router, 7, 1, Some(2));
     assert_eq!(*changes.borrow(), 1);
     assert!(!router.ready());
-    router.set_leader(ShardId(1), Some(1));
+    sees(&router, 1, 1, Some(1));
     assert!(router.ready());
-    router.set_leader(ShardId(1), None);
+    sees(&router, 1, 2, None);
     assert!(!router.ready());
 }
 

@@ -90,7 +90,8 @@ impl ShardHandle {
     }
 }
 
-/// What every shard of a node shares.
+/// What every shard of a node shares; `stop` is each one's own.
+#[derive(Clone)]
 pub struct ShardEnv {
     pub config: ClusterConfig,
     pub clock: Arc<dyn Clock>,

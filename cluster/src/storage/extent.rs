@@ -40,6 +40,7 @@ impl Extent {
             }
             LogOp::Truncate { last_kept, .. } => self.truncate(*last_kept),
             LogOp::Purge { up_to, .. } => self.purge(*up_to),
+            LogOp::Forget { .. } => *self = Self::default(),
             LogOp::Append { .. } | LogOp::Put { .. } => {}
         }
         Ok(())
@@ -98,6 +99,13 @@ mod tests {
         }
     }
 
+    fn forget() -> LogOp {
+        LogOp::Forget {
+            shard: S,
+            record: Bytes::new(),
+        }
+    }
+
     fn truncate(last_kept: Option<u64>) -> LogOp {
         LogOp::Truncate { shard: S, last_kept }
     }
@@ -116,6 +124,8 @@ mod tests {
             (vec![append(5, 2), purge(9)], Some(10)),
             (vec![append(5, 2), purge(9), truncate(None), purge(3)], Some(10)),
             (vec![purge(9)], Some(10)),
+            (vec![append(5, 2), purge(5), forget()], None),
+            (vec![append(5, 2), forget(), append(0, 1)], Some(1)),
         ];
         for (ops, next) in rows {
             let mut extent = Extent::default();

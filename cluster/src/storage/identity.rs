@@ -128,6 +128,19 @@ impl Identity {
         }
     }
 
+    /// Whose directory this is, if it is anybody's. Changes nothing.
+    ///
+    /// # Errors
+    /// The file is damaged or cannot be read.
+    pub fn read(dir: &Path) -> Result<Option<Self>, IdentityError> {
+        match file::read(&dir.join(FILE)) {
+            Ok(Some(body)) => Self::decode(dir, &body).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(corrupt(dir, &error)),
+            Err(source) => Err(disk("read", &dir.join(FILE), source)),
+        }
+    }
+
     /// Notes that the stores exist: from now on a missing one is a loss, not a beginning. Call it
     /// after they were opened and before anything is promised.
     ///
@@ -275,7 +288,9 @@ fn refuse_unowned(dir: &Path) -> Result<(), IdentityError> {
         let entry = entry.map_err(|source| disk("read", dir, source))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        let harmless = name == LOCK || [".tmp", ".toml", ".log", ".pid"].iter().any(|end| name.ends_with(end));
+        let harmless = name == LOCK
+            || name == super::book::FILE
+            || [".tmp", ".toml", ".log", ".pid"].iter().any(|end| name.ends_with(end));
         if !(is_file && harmless) {
             return Err(IdentityError::Unowned {
                 dir: dir.to_owned(),

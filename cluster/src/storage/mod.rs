@@ -7,6 +7,7 @@ mod extent;
 mod file;
 mod sealed;
 
+pub mod book;
 pub mod damage;
 pub mod fault;
 pub mod identity;
@@ -60,6 +61,9 @@ pub enum LogOp {
         record: LogRecord,
         value: Bytes,
     },
+    /// This node has given its replica back: every entry goes, and every record but the vote.
+    /// `record` is kept as [`LogRecord::Retired`] in the same write. The log may begin anew anywhere.
+    Forget { shard: ShardId, record: Bytes },
 }
 
 impl LogOp {
@@ -68,7 +72,8 @@ impl LogOp {
             LogOp::Append { shard, .. }
             | LogOp::Truncate { shard, .. }
             | LogOp::Purge { shard, .. }
-            | LogOp::Put { shard, .. } => *shard,
+            | LogOp::Put { shard, .. }
+            | LogOp::Forget { shard, .. } => *shard,
         }
     }
 
@@ -76,7 +81,7 @@ impl LogOp {
         match self {
             LogOp::Append { entries, .. } => entries.iter().map(Bytes::len).sum(),
             LogOp::Truncate { .. } => 0,
-            LogOp::Purge { record, .. } => record.len(),
+            LogOp::Purge { record, .. } | LogOp::Forget { record, .. } => record.len(),
             LogOp::Put { value, .. } => value.len(),
         }
     }
@@ -87,7 +92,7 @@ impl LogOp {
         match self {
             LogOp::Append { entries, .. } => !entries.is_empty(),
             LogOp::Put { record, .. } => *record != LogRecord::Committed,
-            LogOp::Truncate { .. } | LogOp::Purge { .. } => true,
+            LogOp::Truncate { .. } | LogOp::Purge { .. } | LogOp::Forget { .. } => true,
         }
     }
 }
@@ -98,6 +103,8 @@ pub enum LogRecord {
     Vote,
     Committed,
     Purged,
+    /// That this node once gave its replica back, and where its log had ended.
+    Retired,
 }
 
 /// Called exactly once, on an unspecified thread, in the order of submission (after `close`, at

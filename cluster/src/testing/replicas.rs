@@ -81,7 +81,15 @@ pub fn cluster_config(node_id: NodeId) -> ClusterConfig {
         cluster_id: "test".into(),
         secret: Secret(b"between us".to_vec()),
         node_id,
+        me: crate::config::Member {
+            id: node_id,
+            peer: ([127, 0, 0, 1], 1).into(),
+            mqtt: ([127, 0, 0, 1], 2).into(),
+            http: ([127, 0, 0, 1], 3).into(),
+            zone: "zone-1".into(),
+        },
         members: Vec::new(),
+        fresh_uuid: None,
         data_dir: "unused".into(),
         shards: 1,
         replication: 3,
@@ -146,6 +154,11 @@ pub struct Replicas {
 impl Replicas {
     /// One or more voters, connected and with a leader.
     pub async fn start(count: u64) -> Self {
+        Self::start_voting(count, count).await
+    }
+
+    /// The first `voting` of `count` replicas are voters; the others are empty and nobody's.
+    pub async fn start_voting(count: u64, voting: u64) -> Self {
         let net = Arc::<Net>::default();
         let background = Arc::new(Background::start("test background").unwrap());
         let sockets: Vec<_> = (1..=count).map(|id| (id, bound())).collect();
@@ -200,10 +213,26 @@ impl Replicas {
             }
         }
         let replicas = Self { net, all };
-        let voters = replicas.all.iter().map(|r| r.id).collect();
+        let voters = replicas.all.iter().map(|r| r.id).filter(|id| *id <= voting).collect();
         replicas.all[0].group.initialize(&voters).await;
         replicas.leader().await;
         replicas
+    }
+
+    /// Opens a replica of that node anew, on what its stores hold. Peers do not reach it.
+    pub async fn reopen(&self, replica: &Replica) -> Group {
+        let background = Arc::new(Background::start("test background").unwrap());
+        let shared = Arc::new(GroupShared::open(SHARD, replica.state.clone(), background.clone(), background).unwrap());
+        let parts = Parts {
+            shard: SHARD,
+            log: replica.log.clone(),
+            shared: shared.clone(),
+            transport: replica.transport.clone(),
+            app: Box::new(ShardApply::new(&shared)),
+        };
+        seeded(replica.id, Group::open(&cluster_config(replica.id), parts))
+            .await
+            .unwrap()
     }
 
     /// The one that leads among those that are not cut off, once it has committed a barrier.

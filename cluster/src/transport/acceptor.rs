@@ -117,7 +117,7 @@ impl Acceptor {
 
     async fn serve(self, mut stream: Box<dyn ByteStream>, permit: OwnedSemaphorePermit) {
         let shared = &self.shared;
-        let member = |node| shared.peers.contains_key(&node);
+        let member = |node| shared.is_peer(node);
         let shaking = handshake::accept(&mut stream, &shared.config, member, &*shared.ledger);
         let outcome = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking).await;
         drop(permit);
@@ -125,14 +125,14 @@ impl Acceptor {
             Ok(established) => established,
             Err(error) => return shared.handshake_failed(&error, None),
         };
-        let Some(peer) = shared.peers.get(&established.peer) else {
+        let Some(peer) = shared.peer(established.peer) else {
             return;
         };
         count(&shared.counters.connections);
         peer.heard(shared.config.clock.monotonic_ms());
         // It dialed us, so it can be dialed; and if it is another run, what leads to the old one is dead.
         peer.is_alive(established.boot);
-        let closer = CancellationToken::new();
+        let closer = peer.closed.child_token();
         let number = self
             .present
             .replace(established.peer, established.class, closer.clone());
@@ -143,7 +143,7 @@ impl Acceptor {
             incoming: incoming.clone(),
             shared: self.shared.clone(),
         };
-        connection(shared, peer, stream, &established, &incoming, closer).await;
+        connection(shared, &peer, stream, &established, &incoming, closer).await;
     }
 }
 

@@ -34,7 +34,7 @@ const URGENT_PAUSE: Duration = Duration::from_millis(5);
 const SHORT_LIFE_MS: u64 = 1_000;
 
 pub(super) fn start(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
-    let shutdown = shared.shutdown.clone();
+    let (closed, runtime) = (peer.closed.clone(), shared.runtime.clone());
     let dialer = Dialer {
         shared,
         peer,
@@ -42,7 +42,7 @@ pub(super) fn start(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
         belief: Belief::default(),
         failures: 0,
     };
-    tokio::spawn(async move { shutdown.run_until_cancelled(dialer.run()).await });
+    runtime.spawn(async move { closed.run_until_cancelled(dialer.run()).await });
 }
 
 struct Dialer {
@@ -123,7 +123,7 @@ impl Dialer {
     async fn serve(&mut self, stream: Box<dyn ByteStream>, established: Established) {
         let shared = self.shared.clone();
         let started_ms = shared.config.clock.monotonic_ms();
-        let closer = shared.shutdown.child_token();
+        let closer = self.peer.closed.child_token();
         let opened = self.peer.link(self.class).open(closer.clone(), established.boot);
         count(&shared.counters.connections);
         self.peer.heard(started_ms);

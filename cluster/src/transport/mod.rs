@@ -28,7 +28,8 @@ pub(crate) mod tests;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use actors::id::NodeId;
@@ -155,10 +156,29 @@ struct Shared {
     connector: Arc<dyn Connector>,
     handler: Arc<dyn Handler>,
     ledger: Arc<dyn PeerLedger>,
-    peers: BTreeMap<NodeId, Arc<Peer>>,
+    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     counters: Arc<Counters>,
     quiet: Quiet,
     shutdown: CancellationToken,
+    /// Where every task of the transport runs.
+    runtime: tokio::runtime::Handle,
+}
+
+impl Shared {
+    fn peer(&self, id: NodeId) -> Option<Arc<Peer>> {
+        self.peers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
+    }
+
+    fn is_peer(&self, id: NodeId) -> bool {
+        self.peers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(&id)
+    }
 }
 
 impl Transport {
@@ -179,10 +199,7 @@ impl Transport {
         config.check()?;
         let listener = connector.listen(config.listen)?;
         let counters = Arc::<Counters>::default();
-        let others = config.peers.iter().filter(|(id, _)| *id != config.node_id);
-        let peers = others
-            .map(|(id, at)| (*id, Arc::new(Peer::new(*id, *at, &config, &counters))))
-            .collect();
+        let peers = config.peers.clone();
         let quiet = Quiet::new(config.clock.clone());
         let shutdown = CancellationToken::new();
         let shared = Arc::new(Shared {
@@ -190,18 +207,56 @@ impl Transport {
             connector,
             handler,
             ledger,
-            peers,
+            peers: RwLock::default(),
             counters,
             quiet,
             shutdown,
+            runtime: tokio::runtime::Handle::current(),
         });
         acceptor::start(shared.clone(), listener);
-        for peer in shared.peers.values() {
+        let transport = Self { shared };
+        transport.set_peers(&peers);
+        Ok(transport)
+    }
+
+    /// From now on exactly these are peers: others are dialed no more, their connections end and
+    /// they are refused. This node itself, if named, is skipped. Returns who is no longer a peer;
+    /// the handler is not told of those.
+    pub fn set_peers(&self, wanted: &[(NodeId, SocketAddr)]) -> Vec<NodeId> {
+        let shared = &self.shared;
+        let mut wanted: BTreeMap<NodeId, SocketAddr> = wanted.iter().copied().collect();
+        wanted.remove(&shared.config.node_id);
+        let (mut new, mut gone) = (Vec::new(), Vec::new());
+        {
+            let mut peers = shared.peers.write().unwrap_or_else(PoisonError::into_inner);
+            peers.retain(|id, peer| {
+                let stays = wanted.get(id) == Some(&peer.address);
+                if !stays {
+                    peer.closed.cancel();
+                    gone.push(*id);
+                }
+                stays
+            });
+            for (id, at) in wanted {
+                peers.entry(id).or_insert_with(|| {
+                    let closed = shared.shutdown.child_token();
+                    let peer = Arc::new(Peer::new(id, at, &shared.config, &shared.counters, closed));
+                    new.push(peer.clone());
+                    peer
+                });
+            }
+        }
+        for peer in new {
             for class in classes(shared.config.quarantined) {
                 dialer::start(shared.clone(), peer.clone(), *class);
             }
         }
-        Ok(Self { shared })
+        gone
+    }
+
+    pub fn peers(&self) -> Vec<NodeId> {
+        let peers = self.shared.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.keys().copied().collect()
     }
 
     /// Sends a request now (not when first polled) and yields its answer.
@@ -229,7 +284,7 @@ impl Transport {
     /// As [`request`](Self::request), without a future: `done` is called exactly once, before this
     /// returns if nothing can be sent, else on the transport's thread. It must not block.
     pub fn request_with(&self, to: NodeId, class: Class, kind: u8, body: Bytes, deadline: Duration, done: Done) {
-        match self.shared.peers.get(&to) {
+        match self.shared.peer(to) {
             Some(peer) => peer.link(class).request(kind, &body, deadline, done),
             None => done(Err(SendError::NotSent(to))),
         }
@@ -240,19 +295,19 @@ impl Transport {
     /// # Errors
     /// `NotSent`: it was not even queued.
     pub fn notify(&self, to: NodeId, class: Class, kind: u8, body: Bytes) -> Result<(), SendError> {
-        let peer = self.shared.peers.get(&to).ok_or(SendError::NotSent(to))?;
+        let peer = self.shared.peer(to).ok_or(SendError::NotSent(to))?;
         peer.link(class).notify(kind, Role::Notice, &body)
     }
 
     /// Which run of `peer` is connected on the Control class now.
     pub fn boot_of(&self, peer: NodeId) -> Option<u64> {
-        self.shared.peers.get(&peer)?.boot()
+        self.shared.peer(peer)?.boot()
     }
 
     /// When anything was last received from `peer`, on the clock's monotonic milliseconds; `None`:
     /// never since start.
     pub fn last_heard_ms(&self, peer: NodeId) -> Option<u64> {
-        self.shared.peers.get(&peer)?.last_heard_ms()
+        self.shared.peer(peer)?.last_heard_ms()
     }
 
     /// Longest body that can be sent.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actors::id::NodeId;
+use tokio_util::sync::CancellationToken;
 
 use super::counters::Counters;
 use super::link::Link;
@@ -17,10 +18,18 @@ pub struct Peer {
     boot: Mutex<Option<u64>>,
     /// One more than the clock's milliseconds; 0 for never.
     heard: AtomicU64,
+    /// Ends every connection with this peer: the transport stops, or the peer is no member any more.
+    pub closed: CancellationToken,
 }
 
 impl Peer {
-    pub fn new(id: NodeId, address: SocketAddr, config: &TransportConfig, counters: &Arc<Counters>) -> Self {
+    pub fn new(
+        id: NodeId,
+        address: SocketAddr,
+        config: &TransportConfig,
+        counters: &Arc<Counters>,
+        closed: CancellationToken,
+    ) -> Self {
         let links = Class::ALL.map(|_| Arc::new(Link::new(id, config, counters.clone())));
         Self {
             id,
@@ -28,6 +37,7 @@ impl Peer {
             links,
             boot: Mutex::new(None),
             heard: AtomicU64::new(0),
+            closed,
         }
     }
 

@@ -41,6 +41,13 @@ pub fn put(shard: ShardId, record: LogRecord, value: &str) -> LogOp {
     }
 }
 
+pub fn forget(shard: ShardId) -> LogOp {
+    LogOp::Forget {
+        shard,
+        record: Bytes::from_static(b"ended"),
+    }
+}
+
 /// Submits and waits for the outcome.
 pub fn write(log: &dyn LogStore, op: LogOp) -> io::Result<()> {
     let (tx, rx) = mpsc::channel();
@@ -74,6 +81,13 @@ pub fn entries_follow_the_operations(open: &dyn Fn() -> Box<dyn LogStore>) {
             None,
         ),
         (vec![append(A, 0, &["a"])], "0=a", Some(0), None),
+        (vec![append(A, 5, &["a", "b"]), purge(A, 5), forget(A)], "", None, None),
+        (
+            vec![append(A, 5, &["a", "b"]), forget(A), append(A, 0, &["c"])],
+            "0=c",
+            Some(0),
+            None,
+        ),
         (
             vec![append(A, 1, &["a", "b", "c"]), truncate(A, Some(1))],
             "1=a",
@@ -244,4 +258,35 @@ pub fn a_completion_may_read_and_submit(open: &dyn Fn() -> Box<dyn LogStore>) {
     );
     assert_eq!(rx.recv().unwrap(), "1=a 2=b");
     assert_eq!(rx.recv().unwrap(), "Ok(())");
+}
+
+/// What was voted outlives everything else that a replica gives back.
+pub fn forgetting_keeps_the_vote_and_says_where_the_log_ended(open: &dyn Fn() -> Box<dyn LogStore>) {
+    let log = open();
+    let records = |log: &dyn LogStore| {
+        [
+            LogRecord::Vote,
+            LogRecord::Committed,
+            LogRecord::Purged,
+            LogRecord::Retired,
+        ]
+        .map(|record| log.record(A, record).unwrap())
+    };
+    log.submit(put(A, LogRecord::Vote, "for 2"), Box::new(|_| {}));
+    log.submit(put(A, LogRecord::Committed, "6"), Box::new(|_| {}));
+    log.submit(append(A, 1, &["a", "b"]), Box::new(|_| {}));
+    log.submit(append(B, 1, &["x"]), Box::new(|_| {}));
+    log.submit(purge(A, 1), Box::new(|_| {}));
+    log.submit(forget(A), Box::new(|_| {}));
+    let expected = [
+        Some(Bytes::from_static(b"for 2")),
+        None,
+        None,
+        Some(Bytes::from_static(b"ended")),
+    ];
+    assert_eq!(records(&*log), expected, "while it is on its way");
+    write(&*log, put(B, LogRecord::Vote, "for 1")).unwrap();
+    assert_eq!(records(&*log), expected, "on disk");
+    assert_eq!(read(&*log, A), "");
+    assert_eq!(read(&*log, B), "1=x", "another shard's log");
 }

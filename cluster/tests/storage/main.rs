@@ -28,6 +28,7 @@ macro_rules! log_contract_tests {
                 completions_run_in_order_of_submission,
                 a_completion_may_read_and_submit,
                 close_completes_what_is_queued_and_refuses_the_rest,
+                forgetting_keeps_the_vote_and_says_where_the_log_ended,
             ]
         );
     };

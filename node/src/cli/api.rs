@@ -224,6 +224,7 @@ fn judge(answer: Answer, method: &Method, path: &str) -> Result<Answer, Failure>
             Exit::BadInput,
             "check the name; `holdfast device list` shows what there is",
         ),
+        409 if text("type").ends_with(":cluster-conflict") => (Exit::BadInput, "nothing was changed"),
         409 | 412 => (
             Exit::BadInput,
             "somebody changed it meanwhile: read it again, then decide",

@@ -49,7 +49,10 @@ pub fn run(command: ConfigCommand, output: Output) -> Result<(), Failure> {
             output::line(&format!(
                 "{} is accepted: node {} of cluster {}",
                 file.display(),
-                config.node.id,
+                config
+                    .node
+                    .id
+                    .map_or_else(|| "that joins".to_owned(), |id| id.to_string()),
                 config.cluster.id
             ));
             if show_effective {

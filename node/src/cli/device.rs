@@ -23,10 +23,10 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 pub struct Target {
     /// Directory of a local cluster; address and token come from its cluster.json
     #[arg(long, env = "HOLDFAST_DIR", default_value = "./holdfast-cluster", value_name = "DIR")]
-    pub(super) dir: PathBuf,
+    pub dir: PathBuf,
     /// Address of a node's HTTP API instead, such as http://127.0.0.1:8080
     #[arg(long, env = "HOLDFAST_URL", value_name = "URL", requires = "token")]
-    pub(super) url: Option<String>,
+    pub url: Option<String>,
     /// Operator token, with --url
     #[arg(long, env = "HOLDFAST_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub(super) token: Option<String>,
@@ -314,7 +314,7 @@ pub(super) async fn call(
     client(target)?.send(method, Request { path, headers, body }).await
 }
 
-pub(super) fn client(target: &Target) -> Result<Client, Failure> {
+pub fn client(target: &Target) -> Result<Client, Failure> {
     if let Some(url) = &target.url {
         if reqwest::Url::parse(url).is_err() {
             return Err(

@@ -47,6 +47,10 @@ pub fn ended(error: ServeError) -> Failure {
             Exit::Unavailable,
             "stop what uses the port (`ss -ltnp` names it), or choose another one",
         ),
+        ServeError::Join(_) => (
+            Exit::Unavailable,
+            "check cluster.join and the token; `holdfast cluster token create` makes a new one",
+        ),
         ServeError::Start(StartError::Identity(_)) => (
             Exit::Disk,
             "give each node the data directory that it was started with, or an empty one",

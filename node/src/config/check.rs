@@ -19,6 +19,12 @@ pub fn contradictions(reader: &mut Reader<'_>, config: &NodeConfig, allow_unsafe
 
 fn members(reader: &mut Reader<'_>, config: &NodeConfig) {
     let members = &config.cluster.members;
+    if !config.cluster.join.is_empty() {
+        return joins(reader, config);
+    }
+    if config.node.id.is_none() {
+        reader.missing("node", "id");
+    }
     if members.is_empty() {
         return; // reported where it was read
     }
@@ -30,8 +36,9 @@ fn members(reader: &mut Reader<'_>, config: &NodeConfig) {
         );
         reader.refuse("cluster", "replication", reason);
     }
-    let Some(me) = members.iter().find(|member| member.id == config.node.id) else {
-        let reason = format!("{} is not among cluster.members", config.node.id);
+    let Some(id) = config.node.id else { return };
+    let Some(me) = members.iter().find(|member| member.id == id) else {
+        let reason = format!("{id} is not among cluster.members");
         return reader.refuse("node", "id", reason);
     };
     if me.zone != config.node.zone {
@@ -52,6 +59,22 @@ fn members(reader: &mut Reader<'_>, config: &NodeConfig) {
             let reason = format!("{listened} contradicts {announced}, which cluster.members says for this node");
             reader.refuse("listen", name, reason);
         }
+    }
+}
+
+/// What a node that joins tells of itself is what it listens on.
+fn joins(reader: &mut Reader<'_>, config: &NodeConfig) {
+    let listen = [
+        ("mqtt", config.listen.mqtt),
+        ("http", config.listen.http),
+        ("peer", config.listen.peer),
+    ];
+    for (name, address) in listen.iter().filter(|(_, address)| address.ip().is_unspecified()) {
+        let reason = format!("{address} cannot be announced to others; a node that joins listens on one address");
+        reader.refuse("listen", name, reason);
+    }
+    if config.cluster.join.len() > super::members::MEMBERS_MAX {
+        reader.refuse("cluster", "join", "names too many nodes; a few are enough");
     }
 }
 

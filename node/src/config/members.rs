@@ -29,6 +29,18 @@ pub fn read(reader: &mut Reader<'_>) -> Vec<Member> {
     members
 }
 
+/// For a node that joins: members are not its business.
+pub fn none(reader: &mut Reader<'_>) -> Vec<Member> {
+    if !reader.is_absent("cluster", "members") {
+        reader.refuse(
+            "cluster",
+            "members",
+            "contradicts join: founders are listed, others join",
+        );
+    }
+    Vec::new()
+}
+
 fn member(reader: &mut Reader<'_>, row: &Row) -> Option<Member> {
     for (name, (_, line)) in &row.values {
         if !FIELDS.contains(&name.as_str()) {

@@ -56,7 +56,8 @@ pub struct NodeConfig {
 
 #[derive(Clone, Debug)]
 pub struct Node {
-    pub id: NodeId,
+    /// `None`: a node that joins is given one.
+    pub id: Option<NodeId>,
     pub data_dir: PathBuf,
     pub zone: String,
     /// Arbiter threads that run shards and gateways.
@@ -69,7 +70,12 @@ pub struct Node {
 pub struct ClusterSection {
     pub id: String,
     pub secret: Secret,
+    /// The founders; empty for a node that joins.
     pub members: Vec<Member>,
+    /// HTTP addresses of nodes that may let this one in.
+    pub join: Vec<SocketAddr>,
+    /// What vouches for it; `None`: the operator's token.
+    pub join_token: Option<Secret>,
     pub shards: u16,
     pub replication: u8,
 }
@@ -247,7 +253,26 @@ fn environment() -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Which node this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Who {
+    pub id: NodeId,
+    pub shards: u16,
+    /// What an empty directory is to be called; `None`: by chance.
+    pub fresh_uuid: Option<u128>,
+}
+
 impl NodeConfig {
+    /// What others are told of an address: a founder may listen on all of them.
+    fn announced(&self, listened: SocketAddr, of: impl Fn(&Member) -> SocketAddr) -> SocketAddr {
+        let me = self
+            .cluster
+            .members
+            .iter()
+            .find(|member| Some(member.id) == self.node.id);
+        me.map_or(listened, of)
+    }
+
     pub fn policy(&self) -> Policy {
         Policy {
             auto_register: self.devices.auto_register,
@@ -263,15 +288,24 @@ impl NodeConfig {
         }
     }
 
-    pub fn cluster_config(&self) -> ClusterConfig {
+    /// `who` is known from the file, the data directory, or the cluster that let this node in.
+    pub fn cluster_config(&self, who: Who) -> ClusterConfig {
         ClusterConfig {
             seed: rand::random(),
             cluster_id: self.cluster.id.clone(),
             secret: self.cluster.secret.clone(),
-            node_id: self.node.id,
+            node_id: who.id,
+            me: Member {
+                id: who.id,
+                peer: self.announced(self.listen.peer, |member| member.peer),
+                mqtt: self.announced(self.listen.mqtt, |member| member.mqtt),
+                http: self.announced(self.listen.http, |member| member.http),
+                zone: self.node.zone.clone(),
+            },
+            fresh_uuid: who.fresh_uuid,
             members: self.cluster.members.clone(),
             data_dir: self.node.data_dir.clone(),
-            shards: self.cluster.shards,
+            shards: who.shards,
             replication: self.cluster.replication,
             workers: self.node.workers,
             heartbeat: self.raft.heartbeat,

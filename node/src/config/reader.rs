@@ -148,6 +148,60 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Texts of an array; of a variable, separated by commas. Empty when the key is not there.
+    pub fn texts(&mut self, section: &'static str, name: &'static str) -> Vec<String> {
+        self.know(section, name, None);
+        let Some((value, place)) = self.find(section, name, true) else {
+            return Vec::new();
+        };
+        if let Some(text) = value.as_str() {
+            return text.split(',').map(|part| part.trim().to_owned()).collect();
+        }
+        let items = value
+            .as_array()
+            .map(|array| array.iter().map(|item| item.as_str().map(str::to_owned)));
+        match items.and_then(Iterator::collect) {
+            Some(texts) => texts,
+            None => {
+                self.wrong_type(
+                    section,
+                    name,
+                    place,
+                    &value,
+                    "an array of texts, such as [\"127.0.0.1:8080\"]",
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    /// As [`Self::integer`]; `None` when the key is not there.
+    pub fn optional_integer(
+        &mut self,
+        section: &'static str,
+        name: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Option<u64> {
+        self.know(section, name, None);
+        let (value, place) = self.find(section, name, false)?;
+        let number = value.as_integer().and_then(|number| u64::try_from(number).ok());
+        if number.is_some_and(|number| range.contains(&number)) {
+            return number;
+        }
+        if value.as_integer().is_none() {
+            self.wrong_type(section, name, place, &value, "a whole number");
+        } else {
+            let reason = format!(
+                "{} is out of range, {}..={} is allowed",
+                value.as_integer().unwrap_or_default(),
+                range.start(),
+                range.end()
+            );
+            self.wrong(section, name, place, reason);
+        }
+        Some(*range.start())
+    }
+
     /// A whole number within `range`; `default` beside a recorded problem.
     pub fn integer(
         &mut self,
@@ -215,6 +269,13 @@ impl<'a> Reader<'a> {
                 default
             }
         }
+    }
+
+    /// Whether a key that is known here was left out.
+    pub fn is_absent(&mut self, section: &'static str, name: &'static str) -> bool {
+        self.know(section, name, None);
+        !self.environment.contains_key(&variable_name(section, name))
+            && self.section(section).and_then(|table| table.get(name)).is_none()
     }
 
     /// An array of tables (`[[section.name]]` or inline). Required; empty beside a problem.
@@ -444,7 +505,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn missing(&mut self, section: &str, name: &str) {
+    pub fn missing(&mut self, section: &str, name: &str) {
         // A key that is there with a wrong value was reported already.
         let key = format!("{section}.{name}");
         if !self.problems.iter().any(|problem| problem.key == key) {

@@ -61,7 +61,7 @@ pub fn read(reader: &mut Reader<'_>, file: &Path) -> NodeConfig {
 }
 
 fn node(reader: &mut Reader<'_>, directory: &Path) -> Node {
-    let id = reader.integer("node", "id", None, 1..=u64::from(u32::MAX));
+    let id = reader.optional_integer("node", "id", 1..=u64::from(u32::MAX));
     let data_dir = directory.join(reader.text("node", "data_dir"));
     let zone = reader.text_or("node", "zone", "zone-1");
     check_name(reader, "node", "zone", &zone);
@@ -82,14 +82,38 @@ fn cluster(reader: &mut Reader<'_>, directory: &Path) -> ClusterSection {
     let id = reader.text("cluster", "id");
     check_name(reader, "cluster", "id", &id);
     let secret = security::secret(reader, "cluster", "secret", "secret_file", directory);
-    let members = members::read(reader);
+    let join = join(reader);
+    // A node that joins is told of the others.
+    let members = if join.is_empty() {
+        members::read(reader)
+    } else {
+        members::none(reader)
+    };
     ClusterSection {
+        join_token: security::optional_secret(reader, "cluster", "join_token", "join_token_file", directory),
+        join,
         id,
         secret,
         members,
         shards: size(reader, "cluster", "shards", 64, 1, 1024) as u16,
         replication: size(reader, "cluster", "replication", 3, 1, 7) as u8,
     }
+}
+
+/// HTTP addresses of nodes that may let this one in.
+fn join(reader: &mut Reader<'_>) -> Vec<SocketAddr> {
+    let texts = reader.texts("cluster", "join");
+    let mut addresses = Vec::new();
+    for text in texts {
+        match text.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => {
+                let reason = format!("{text:?} is no address; write IP:PORT, such as \"127.0.0.1:8080\"");
+                reader.refuse("cluster", "join", reason);
+            }
+        }
+    }
+    addresses
 }
 
 fn listen(reader: &mut Reader<'_>) -> Listen {

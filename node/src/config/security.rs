@@ -30,6 +30,18 @@ pub fn read(reader: &mut Reader<'_>, directory: &Path) -> Security {
     Security { mode, operator_token }
 }
 
+/// As [`secret`]; `None` when neither key is there.
+pub fn optional_secret(
+    reader: &mut Reader<'_>,
+    section: &'static str,
+    inline: &'static str,
+    by_file: &'static str,
+    directory: &Path,
+) -> Option<Secret> {
+    let given = reader.optional_text(section, inline).is_some() || reader.optional_text(section, by_file).is_some();
+    given.then(|| secret(reader, section, inline, by_file, directory))
+}
+
 /// Reads the secret that is named either by `inline` or by the path in `by_file`.
 pub fn secret(
     reader: &mut Reader<'_>,

@@ -48,7 +48,11 @@ fn a_small_file_is_enough() {
     assert_eq!(config.cluster.shards, 64);
     assert_eq!(config.raft.heartbeat, Duration::from_millis(100));
     assert_eq!(config.node.data_dir, Path::new("data"));
-    let cluster = config.cluster_config();
+    let cluster = config.cluster_config(Who {
+        id: 1,
+        shards: 4,
+        fresh_uuid: None,
+    });
     assert_eq!(cluster.members.len(), 1);
     assert!(!cluster.unsafe_skip_log_fsync);
 }

@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::context::{params, Context};
 use super::problem::{Ask, Kind, Problem};
 use super::respond::{bad_param, number};
+use super::stamp;
 
 /// All nodes and shards, as the answering node knows them.
 #[derive(Debug, Serialize, ToSchema)]
@@ -22,15 +23,72 @@ pub struct ClusterView {
     pub shards: Vec<ShardView>,
     pub catalog: ShardView,
     pub replication: u8,
+    /// Replicas that are being moved, while there are any.
+    pub rebalance: Option<RebalanceView>,
+    /// What is still to be done, shard by shard.
+    pub moves: Vec<MoveView>,
+    /// The id the next node gets.
+    pub next_node: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RebalanceView {
+    pub started_at: String,
+    /// Replicas to be brought to other nodes, and how many are there.
+    pub replicas_total: u32,
+    pub replicas_done: u32,
+    /// An estimate from those that are; null before the first.
+    pub seconds_left: Option<u64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MoveView {
+    /// Null for the catalog.
+    pub shard: Option<u16>,
+    /// Nodes that shall become voters.
+    pub add: Vec<u64>,
+    /// Voters that shall have no replica.
+    pub remove: Vec<u64>,
+    /// `waiting`, or `copying` while a node takes in what there is.
+    pub state: &'static str,
+    /// Entries the nodes to be added are behind.
+    #[schema(value_type = Vec<Vec<u64>>)]
+    pub lag: Vec<(u64, u64)>,
+}
+
+fn moves(status: &ClusterStatus) -> Vec<MoveView> {
+    let shards = status.shards.iter().map(|shard| (Some(shard.id.0), shard));
+    shards
+        .chain([(None, &status.catalog)])
+        .filter_map(|(id, shard)| move_of(id, shard))
+        .collect()
+}
+
+fn move_of(id: Option<u16>, shard: &ShardStatus) -> Option<MoveView> {
+    let missing =
+        |from: &[u64], of: &[u64]| -> Vec<u64> { of.iter().copied().filter(|id| !from.contains(id)).collect() };
+    let add = missing(&shard.voters, &shard.target);
+    let remove = missing(&shard.target, &shard.voters);
+    if shard.target.is_empty() || (add.is_empty() && remove.is_empty()) {
+        return None;
+    }
+    let copying = add.iter().any(|id| shard.learners.contains(id));
+    Some(MoveView {
+        shard: id,
+        lag: shard.lag.iter().copied().filter(|(id, _)| add.contains(id)).collect(),
+        state: if copying { "copying" } else { "waiting" },
+        add,
+        remove,
+    })
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct NodeView {
     pub id: u64,
     pub zone: String,
-    /// `up`, `draining`, `rebuilding` (replicas that lost their state are given it by others),
-    /// `damaged` (it takes no part until it is repaired), or `down` when it does not answer its
-    /// peers.
+    /// `up`, `draining`, `joining`, `leaving`, `rebuilding` (replicas that lost their state are given it by
+    /// others), `damaged` (it takes no part until it is repaired), or `down` when it does not answer
+    /// its peers.
     #[schema(value_type = String)]
     pub state: NodeState,
     pub version: String,
@@ -39,6 +97,8 @@ pub struct NodeView {
     pub peer: String,
     /// Shards it leads.
     pub leads: u32,
+    /// Shards of which it has a replica, or is getting one.
+    pub replicas: u32,
     /// Why it is not as it should be, if it is not.
     pub fault: Option<String>,
     /// What there is to know of damage that is repaired: what it was, and where the damaged copy is.
@@ -70,6 +130,8 @@ pub struct ShardView {
     pub term: u64,
     pub voters: Vec<u64>,
     pub learners: Vec<u64>,
+    /// Where its voters shall be, the preferred leader first.
+    pub target: Vec<u64>,
     /// Index applied on the node that answers.
     pub applied: u64,
     pub committed: u64,
@@ -82,7 +144,17 @@ pub struct ShardView {
 
 impl From<ClusterStatus> for ClusterView {
     fn from(status: ClusterStatus) -> Self {
+        let moves = moves(&status);
+        let rebalance = status.moving.map(|moving| RebalanceView {
+            started_at: stamp::text(moving.since),
+            replicas_total: moving.total,
+            replicas_done: moving.done,
+            seconds_left: moving.left_ms.map(|ms| ms.div_ceil(1_000)),
+        });
         Self {
+            rebalance,
+            moves,
+            next_node: status.next_node,
             epoch: status.epoch,
             cluster_id: status.cluster_id,
             answered_by: status.answered_by,
@@ -105,6 +177,7 @@ impl From<NodeStatus> for NodeView {
             http: node.http,
             peer: node.peer,
             leads: node.leads,
+            replicas: node.replicas,
             fault: node.fault,
             repaired: node.repaired,
             scrub: node.scrub.map(ScrubView::from),
@@ -120,6 +193,7 @@ impl From<ShardStatus> for ShardView {
             term: shard.term,
             voters: shard.voters,
             learners: shard.learners,
+            target: shard.target,
             applied: shard.applied,
             committed: shard.committed,
             lag: shard.lag,

@@ -16,6 +16,7 @@ mod events;
 mod filter;
 mod ingest;
 mod live;
+mod membership;
 mod messages;
 mod methods;
 mod node;

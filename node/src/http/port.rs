@@ -6,6 +6,7 @@ use actors::device::Command;
 use actors::id::{DeviceKey, NodeId, ShardId};
 use actors::ports::{CallError, CallResult};
 use actors::wire::receipt::Receipt;
+use cluster::admin::{AdminAsk, AdminDone, Denied};
 use cluster::api::{
     ClusterStatus, DevicePage, FeedbackPage, ListQuery, MessagePage, MessageQuery, MethodResult, ReceiptState,
     ReplicaDigest, ScrubReport, TelemetryPage, TelemetryQuery,
@@ -64,6 +65,11 @@ pub trait Backend: Send + Sync + 'static {
         deadline: Duration,
     ) -> LocalBoxFuture<'_, Result<(), CallError>>;
     fn scrub(&self, node: NodeId, deadline: Duration) -> LocalBoxFuture<'_, Result<ScrubReport, CallError>>;
+    fn admin(
+        &self,
+        ask: AdminAsk,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'_, Result<Result<AdminDone, Denied>, CallError>>;
     /// Whether this node is marked as draining.
     fn draining(&self) -> bool;
     /// Why this node takes no part in anything, if it does not.
@@ -157,6 +163,14 @@ impl Backend for Cluster {
 
     fn scrub(&self, node: NodeId, deadline: Duration) -> LocalBoxFuture<'_, Result<ScrubReport, CallError>> {
         Box::pin(Cluster::scrub(self, node, deadline))
+    }
+
+    fn admin(
+        &self,
+        ask: AdminAsk,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'_, Result<Result<AdminDone, Denied>, CallError>> {
+        Box::pin(Cluster::admin(self, ask, deadline))
     }
 
     fn draining(&self) -> bool {

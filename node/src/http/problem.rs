@@ -62,11 +62,13 @@ kinds! {
     TelemetryInvalid = 400 "telemetry-invalid" "The message is not acceptable";
     MessageInvalid = 400 "message-invalid" "The message is not acceptable";
     Unauthenticated = 401 "unauthenticated" "A valid bearer token is needed";
+    JoinRefused = 403 "join-refused" "The join token admits nobody";
     SectionForbidden = 403 "section-forbidden" "This twin section is not yours to write";
     NotFound = 404 "not-found" "There is nothing at this path";
     DeviceNotFound = 404 "device-not-found" "The device is not registered";
     MessageNotFound = 404 "message-not-found" "The device has no such message";
     NodeNotFound = 404 "node-not-found" "The cluster has no such node";
+    TokenNotFound = 404 "token-not-found" "The cluster has no such join token";
     ShardNotFound = 404 "shard-not-found" "The cluster has no such shard";
     NotConnected = 404 "not-connected" "The device is not connected";
     NotSubscribed = 404 "not-subscribed" "The device does not listen for its methods";
@@ -75,6 +77,7 @@ kinds! {
     DeviceDisabled = 409 "device-disabled" "The device is disabled";
     Conflict = 409 "conflict" "The device's state does not allow this";
     MessageIdTaken = 409 "message-id-taken" "Another message has this id";
+    ClusterConflict = 409 "cluster-conflict" "The cluster does not allow this as it is now";
     PreconditionFailed = 412 "precondition-failed" "The condition does not hold";
     TooLarge = 413 "too-large" "The document is too large";
     ConfigRefused = 422 "config-refused" "The configuration is refused";

@@ -5,7 +5,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{web, HttpRequest, HttpResponse};
 
 use super::problem::{Kind, Problem};
-use super::{auth, cluster, devices, events, ingest, messages, methods, node, probes, telemetry, twin};
+use super::{auth, cluster, devices, events, ingest, membership, messages, methods, node, probes, telemetry, twin};
 
 macro_rules! resources {
     ($list:ident, $register:ident, $prefix:literal, $( $path:literal { $($method:ident => $handler:path),* $(,)? } )*) => {
@@ -45,6 +45,11 @@ resources! { API, api, "/api",
     "/v1/receipts/{receipt}" { get => cluster::receipt }
     "/v1/cluster" { get => cluster::get }
     "/v1/cluster/shards/{id}/digest" { get => cluster::digest }
+    "/v1/cluster/nodes" { post => membership::add }
+    "/v1/cluster/nodes/{id}/remove" { post => membership::remove }
+    "/v1/cluster/rebalance" { post => membership::rebalance }
+    "/v1/cluster/tokens" { get => membership::list_tokens, post => membership::create_token }
+    "/v1/cluster/tokens/{id}" { delete => membership::revoke_token }
     "/v1/cluster/nodes/{id}/drain" { post => cluster::drain }
     "/v1/cluster/nodes/{id}/undrain" { post => cluster::undrain }
     "/v1/node" { get => node::get }

@@ -23,7 +23,7 @@ pub fn gather(control: &Control) -> Value {
         None => (Value::Null, Value::Null),
     };
     json!({
-        "id": config.node.id,
+        "id": control.cluster.get().map(|cluster| cluster.gateway().node).or(config.node.id),
         "zone": config.node.zone,
         "cluster_id": config.cluster.id,
         "version": env!("CARGO_PKG_VERSION"),

@@ -9,6 +9,7 @@ mod clock;
 pub mod control;
 mod edges;
 pub mod facts;
+mod join;
 pub mod lock;
 mod machine;
 mod notify;
@@ -51,6 +52,9 @@ pub enum ServeError {
     /// Damage was met and written down; the process begins anew, and the start repairs what it can.
     #[error("{0}")]
     BeginAnew(String),
+    /// No cluster let this node in.
+    #[error("{0}")]
+    Join(String),
     #[error("{what}: {reason}")]
     Internal { what: &'static str, reason: String },
 }

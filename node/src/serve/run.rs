@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::clock::SystemClock;
 use super::control::Control;
-use super::{anew, edges, machine, notify, reload, signals, ServeError};
+use super::{anew, edges, join, machine, notify, reload, signals, ServeError};
 use crate::config::NodeConfig;
 use crate::gateway::{Gates, Gateway, Registry};
 use crate::http::{HttpConfig, HttpServer};
@@ -84,7 +84,10 @@ async fn serve(config: NodeConfig, metrics: Metrics, control: &Arc<Control>, eve
     let mut stop = std::pin::pin!(signals::stop_requested());
     let registry = Registry::new();
     let clock = Arc::new(SystemClock::new());
-    let starting = Cluster::start(config.cluster_config(), clock, registry.clone());
+    let starting = async {
+        let who = join::who(&config).await?;
+        Ok::<_, ServeError>(Cluster::start(config.cluster_config(who), clock, registry.clone()).await?)
+    };
     let cluster = tokio::select! {
         started = starting => started?,
         () = &mut stop => return Ok(()),
@@ -234,15 +237,13 @@ async fn say_when_serving(cluster: Cluster) {
 
 fn announce(config: &NodeConfig, cluster: &Cluster) {
     if let Some(reason) = cluster.quarantine() {
-        let repair = format!("holdfast cluster repair {}", config.node.id);
-        warn!(
-            node = config.node.id,
-            reason, repair, "running in quarantine: no devices, no replicas"
-        );
+        let node = cluster.gateway().node;
+        let repair = format!("holdfast cluster repair {node}");
+        warn!(node, reason, repair, "running in quarantine: no devices, no replicas");
         return;
     }
     info!(
-        node = config.node.id,
+        node = cluster.gateway().node,
         cluster = config.cluster.id,
         mqtt = %config.listen.mqtt,
         http = %config.listen.http,

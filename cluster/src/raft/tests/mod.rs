@@ -3,4 +3,5 @@
 mod crashes;
 mod group;
 mod log;
+mod membership;
 mod suite;

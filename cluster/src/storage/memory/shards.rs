@@ -42,6 +42,11 @@ impl Shards {
                 shard.entries = shard.entries.split_off(&up_to.saturating_add(1));
                 shard.records.insert(LogRecord::Purged, sealed::seal_raw(record));
             }
+            LogOp::Forget { record, .. } => {
+                shard.entries.clear();
+                shard.records.retain(|record, _| *record == LogRecord::Vote);
+                shard.records.insert(LogRecord::Retired, sealed::seal_raw(record));
+            }
             LogOp::Put { record, value, .. } => {
                 shard.records.insert(*record, sealed::seal_raw(value));
             }

@@ -42,6 +42,10 @@ impl Overlay {
                 self.entries.split_off(&from);
                 self.cut = Some(self.cut.map_or(from, |cut| cut.min(from)));
             }
+            LogOp::Forget { .. } => {
+                self.entries.clear();
+                self.cut = Some(0);
+            }
             // The caller's range begins after what was purged.
             LogOp::Purge { .. } | LogOp::Put { .. } => {}
         }
@@ -54,11 +58,14 @@ impl Overlay {
     }
 }
 
-/// The newest value of a record among the operations on their way.
-pub fn pending_record(pending: &[Arc<LogOp>], wanted: LogRecord) -> Option<Bytes> {
+/// What the operations on their way leave of a record: a value, or nothing. `None`: they do not
+/// touch it.
+pub fn pending_record(pending: &[Arc<LogOp>], wanted: LogRecord) -> Option<Option<Bytes>> {
     pending.iter().rev().find_map(|op| match &**op {
-        LogOp::Put { record, value, .. } if *record == wanted => Some(value.clone()),
-        LogOp::Purge { record, .. } if wanted == LogRecord::Purged => Some(record.clone()),
+        LogOp::Put { record, value, .. } if *record == wanted => Some(Some(value.clone())),
+        LogOp::Purge { record, .. } if wanted == LogRecord::Purged => Some(Some(record.clone())),
+        LogOp::Forget { record, .. } if wanted == LogRecord::Retired => Some(Some(record.clone())),
+        LogOp::Forget { .. } if wanted != LogRecord::Vote => Some(None),
         _ => None,
     })
 }

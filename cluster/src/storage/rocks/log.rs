@@ -141,7 +141,7 @@ impl LogStore for RocksLog {
         let state = self.queue.lock();
         refuse_failed(&state.failed)?;
         if let Some(value) = entries::pending_record(&state.pending(shard), record) {
-            return Ok(Some(value));
+            return Ok(value);
         }
         drop(state);
         let value = self.db.get(log_keys::record(shard, record)).map_err(|e| io_error(&e))?;

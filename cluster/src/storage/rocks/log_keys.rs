@@ -30,6 +30,7 @@ pub fn record(shard: ShardId, record: LogRecord) -> [u8; 4] {
         LogRecord::Vote => 1,
         LogRecord::Committed => 2,
         LogRecord::Purged => 3,
+        LogRecord::Retired => 4,
     };
     [high, low, RECORD, kind]
 }

@@ -171,6 +171,14 @@ impl Writer {
                 }
                 batch.put(log_keys::record(*shard, LogRecord::Purged), self.sealed(record));
             }
+            LogOp::Forget { shard, record } => {
+                batch.delete_range(&log_keys::entry(*shard, 0)[..], &log_keys::entries_end(*shard)[..]);
+                for gone in [LogRecord::Committed, LogRecord::Purged] {
+                    batch.delete(log_keys::record(*shard, gone));
+                }
+                self.purged_below.remove(shard);
+                batch.put(log_keys::record(*shard, LogRecord::Retired), self.sealed(record));
+            }
             LogOp::Put { shard, record, value } => batch.put(log_keys::record(*shard, *record), self.sealed(value)),
         }
     }

@@ -50,6 +50,9 @@ pub struct NodeEntry {
     pub dir: PathBuf,
     pub config: PathBuf,
     pub log: PathBuf,
+    /// It joined a cluster that was there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joined: bool,
 }
 
 impl NodeEntry {
@@ -217,8 +220,67 @@ impl Directory {
         self.save()
     }
 
+    /// Node 1 has it, whether it is still there or not.
+    pub fn base_port(&self) -> u16 {
+        let from = |node: &NodeEntry| {
+            let before = u16::try_from(node.id.checked_sub(1)?)
+                .ok()?
+                .checked_mul(PORTS_PER_NODE)?;
+            node.mqtt.port().checked_sub(before)
+        };
+        self.file.nodes.first().and_then(from).unwrap_or(DEFAULT_BASE_PORT)
+    }
+
+    /// A node that is to join, on paper.
+    ///
+    /// # Errors
+    /// There are no ports for it (65).
+    pub fn newcomer(&self, id: u64, zone: Option<&str>) -> Result<NodeEntry, Failure> {
+        let number = u16::try_from(id).ok().filter(|number| {
+            let last = u32::from(self.base_port()) + u32::from(PORTS_PER_NODE) * u32::from(*number);
+            last <= u32::from(u16::MAX)
+        });
+        let Some(number) = number else {
+            return Err(
+                Failure::new(Exit::BadInput, format!("there are no ports for node {id}"))
+                    .because(format!("its ports begin at {} + 10 x {}", self.base_port(), id - 1))
+                    .advise("a local cluster cannot replace that many nodes; make a new one on another --base-port"),
+            );
+        };
+        let mut new = entry(&self.path, self.base_port(), number);
+        new.zone = zone.map_or(new.zone, str::to_owned);
+        new.joined = true;
+        Ok(new)
+    }
+
+    fn joining_toml(&self, node: &NodeEntry) -> String {
+        let others = self.file.nodes.iter().filter(|other| other.id != node.id);
+        let join: Vec<String> = others.map(|other| format!("\"{}\"", other.http)).collect();
+        format!(
+            "# Written by `holdfast cluster add`; edit what you like, it is not written again.\n\
+             # Every key is explained in deploy/config/node.toml.\n\n\
+             [node]\nid = {}\ndata_dir = \"data\"\nzone = \"{}\"\n\n\
+             [cluster]\nid = \"{}\"\nsecret_file = \"../secret\"\njoin = [{}]\n\n\
+             [listen]\nmqtt = \"{}\"\nhttp = \"{}\"\npeer = \"{}\"\nws = \"{}\"\n\n\
+             [security]\nmode = \"development\"\noperator_token_file = \"../token\"\n\n\
+             [devices]\nauto_register = true\n",
+            node.id,
+            node.zone,
+            self.file.cluster_id,
+            join.join(", "),
+            node.mqtt,
+            node.http,
+            node.peer,
+            node.ws,
+        )
+    }
+
     fn node_toml(&self, node: &NodeEntry) -> String {
-        let members: Vec<String> = self.file.nodes.iter().map(member_toml).collect();
+        if node.joined {
+            return self.joining_toml(node);
+        }
+        let founders = self.file.nodes.iter().filter(|node| !node.joined);
+        let members: Vec<String> = founders.map(member_toml).collect();
         format!(
             "# Written by `holdfast cluster up`; edit what you like, `cluster up` leaves it alone.\n\
              # Every key is explained in deploy/config/node.toml.\n\n\
@@ -272,6 +334,7 @@ fn entry(path: &Path, base_port: u16, number: u16) -> NodeEntry {
         config: dir.join("node.toml"),
         log: dir.join("node.log"),
         dir,
+        joined: false,
     }
 }
 

@@ -1,12 +1,17 @@
 //! `holdfast cluster …`: a local cluster of real processes, in one directory.
 
+mod add;
 mod directory;
 mod drain;
+mod init;
 mod process;
+mod rebalance;
 mod reload;
+mod remove;
 mod scrub;
 mod status;
 mod stop;
+mod token;
 mod up;
 mod view;
 
@@ -81,6 +86,32 @@ pub enum ClusterCommand {
         after_help = "Example:\n  holdfast cluster scrub 2 --dir /tmp/hf\n\nRuns beside other work, and by itself every storage.scrub_interval. State that is found damaged is\nrebuilt by itself; a node whose log is damaged takes no part from then on."
     )]
     Scrub(scrub::ScrubArgs),
+    /// Make a new cluster of one node, ready to be started and joined
+    #[command(
+        after_help = "Example:\n  holdfast cluster init --dir /var/lib/holdfast\n  holdfast node --config /var/lib/holdfast/node-1/node.toml\n\nOther nodes join with cluster.join and a token from `holdfast cluster token create`; see docs/operations."
+    )]
+    Init(init::InitArgs),
+    /// Add nodes to a local cluster, and give them their share of the replicas
+    #[command(
+        after_help = "Example:\n  holdfast cluster add --nodes 2 --dir /tmp/hf\n\nIt goes on by itself when this command is interrupted; `holdfast cluster rebalance` shows how far it is.\nA cluster of one grows to three replicas with its third node."
+    )]
+    Add(add::AddArgs),
+    /// Move everything off a node, then let it leave for ever
+    #[command(
+        after_help = "Example:\n  holdfast cluster remove 2 --dir /tmp/hf\n  holdfast cluster remove 3 --dead --dir /tmp/hf      it is gone: make its replicas anew\n\nRefused when fewer nodes would be left than a shard has replicas: add one first."
+    )]
+    Remove(remove::RemoveArgs),
+    /// Spread replicas and leaders evenly, and show how far that is
+    #[command(
+        after_help = "Example:\n  holdfast cluster rebalance --dir /tmp/hf\n\nCtrl-C ends the showing, not the moving."
+    )]
+    Rebalance(rebalance::RebalanceArgs),
+    /// Tokens that let new nodes join
+    #[command(
+        subcommand,
+        after_help = "Example:\n  holdfast cluster token create --ttl 2h --url http://127.0.0.1:8080 --token \"$TOKEN\""
+    )]
+    Token(token::TokenCommand),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -111,5 +142,10 @@ pub async fn run(command: ClusterCommand, output: Output) -> Result<(), Failure>
         ClusterCommand::Undrain(args) => drain::undrain(args, output).await,
         ClusterCommand::Reload(reach) => reload::reload(reach, output).await,
         ClusterCommand::Scrub(args) => scrub::scrub(args, output).await,
+        ClusterCommand::Init(args) => init::init(&args, output),
+        ClusterCommand::Add(args) => add::add(args, output).await,
+        ClusterCommand::Remove(args) => remove::remove(args, output).await,
+        ClusterCommand::Rebalance(args) => rebalance::rebalance(args, output).await,
+        ClusterCommand::Token(command) => token::run(command, output).await,
     }
 }

@@ -46,14 +46,23 @@ pub struct ShardRow {
 }
 
 pub async fn status(path: &Path, output: Output) -> Result<(), Failure> {
-    let directory = Directory::open(path)?;
+    let mut directory = Directory::open(path)?;
     let views = view::ask_all(&directory).await?;
+    if let Some(known) = views
+        .iter()
+        .flatten()
+        .map(|view| view.replication)
+        .max()
+        .filter(|known| *known > 0)
+    {
+        directory.file.replication = known;
+    }
     let shards = shard_rows(&directory, &views);
     let nodes = node_rows(&directory, &views, &shards);
     let worries = worries(&directory, &nodes, &shards);
     match output {
         Output::Json => print_json(&directory, &nodes, &shards, &worries),
-        Output::Table => print_table(&directory, &nodes, &shards, &worries),
+        Output::Table => print_table(&directory, &nodes, &shards, &worries, moving(&views)),
     }
     match worries.iter().filter(|worry| worry.serious).count() {
         0 => Ok(()),
@@ -66,6 +75,22 @@ pub async fn status(path: &Path, output: Output) -> Result<(), Failure> {
         )
         .advise("see the worries above")),
     }
+}
+
+/// Replicas on their way, as whoever knows most of them says.
+fn moving(views: &[Option<View>]) -> Option<String> {
+    let view = views.iter().flatten().max_by_key(|view| view.moves.len())?;
+    if view.moves.is_empty() {
+        return None;
+    }
+    let (done, total, left) = view.rebalance.as_ref().map_or((0, 0, None), |moving| {
+        (moving.replicas_done, moving.replicas_total, moving.seconds_left)
+    });
+    let left = left.map(|left| format!(", about {left} s left")).unwrap_or_default();
+    let groups = view.moves.len();
+    Some(format!(
+        "moving: {done} of {total} replicas are there{left}; {groups} groups are not where they shall be"
+    ))
 }
 
 /// Whether it is the catalog, the id, the name.
@@ -219,6 +244,16 @@ fn node_worries(row: &NodeRow, dir: &str, worries: &mut Vec<Worry>) {
             format!("node {id} is being rebuilt: its applied state was damaged or lost"),
             "nothing: the other replicas send it theirs; look again whether it is done".to_owned(),
         ),
+        "leaving" => worry(
+            false,
+            format!("node {id} is leaving, its replicas are being moved"),
+            format!("`holdfast cluster rebalance --dir {dir}` shows how far it is"),
+        ),
+        "joining" => worry(
+            true,
+            format!("node {id} was let in and has not joined"),
+            format!("`holdfast cluster start {id} --dir {dir}`, or `holdfast cluster remove {id} --dir {dir}`"),
+        ),
         "draining" | "drained" => worry(
             false,
             format!("node {id} is {} and takes no new connections", row.state),
@@ -331,7 +366,13 @@ fn uneven(nodes: &[NodeRow], worries: &mut Vec<Worry>) {
     }
 }
 
-fn print_table(directory: &Directory, nodes: &[NodeRow], shards: &[ShardRow], worries: &[Worry]) {
+fn print_table(
+    directory: &Directory,
+    nodes: &[NodeRow],
+    shards: &[ShardRow],
+    worries: &[Worry],
+    moving: Option<String>,
+) {
     let rows = nodes.iter().map(|row| {
         vec![
             row.node.id.to_string(),
@@ -371,6 +412,9 @@ fn print_table(directory: &Directory, nodes: &[NodeRow], shards: &[ShardRow], wo
         "{led} of {} shards have a leader · {} replicas each · cluster {}",
         directory.file.shards, directory.file.replication, directory.file.cluster_id
     ));
+    if let Some(moving) = moving {
+        output::line(&moving);
+    }
     if worries.is_empty() {
         return output::line("nothing to worry about");
     }

@@ -78,32 +78,40 @@ pub async fn stop_all(directory: &mut Directory, progress: &mut Progress) -> Res
         running.extend(process::running(node).map(|found| (node.clone(), found)));
     }
     progress.say(&format!("stopping {} nodes", running.len()));
-    for (_, process) in &running {
-        process::terminate(*process);
-    }
-    let ends = running
-        .iter()
-        .map(|(_, process)| process::wait_gone(*process, STOP_DEADLINE));
-    for ((node, process), gone) in running.iter().zip(futures::future::join_all(ends).await) {
-        if !gone {
-            progress.note(&format!(
-                "warning: node {} (pid {}) did not stop within {} s and is killed; see {}",
-                node.id,
-                process.pid,
-                STOP_DEADLINE.as_secs(),
-                node.log.display()
-            ));
-            process::kill_now(*process);
-            if !process::wait_gone(*process, KILL_DEADLINE).await {
-                let what = format!("node {} (pid {}) survives SIGKILL", node.id, process.pid);
-                return Err(Failure::new(Exit::Unavailable, what)
-                    .because("the kernel does not let go of it; its disk may hang")
-                    .advise("look at the disk, then try again"));
-            }
-        }
+    // Polled together, so all are asked before any is waited for.
+    let progress = &*progress;
+    let ends = running.iter().map(|(node, process)| end(node, *process, progress));
+    for ended in futures::future::join_all(ends).await {
+        ended?;
     }
     for node in directory.file.nodes.clone() {
         directory.record_process(node.id, None)?;
     }
     Ok(running.iter().map(|(node, _)| node.id).collect())
+}
+
+/// Stops one process; kills it, with a warning, when it does not end in time.
+///
+/// # Errors
+/// It survives even that (69).
+pub async fn end(node: &NodeEntry, process: Running, progress: &Progress) -> Result<(), Failure> {
+    process::terminate(process);
+    if process::wait_gone(process, STOP_DEADLINE).await {
+        return Ok(());
+    }
+    progress.note(&format!(
+        "warning: node {} (pid {}) did not stop within {} s and is killed; see {}",
+        node.id,
+        process.pid,
+        STOP_DEADLINE.as_secs(),
+        node.log.display()
+    ));
+    process::kill_now(process);
+    if process::wait_gone(process, KILL_DEADLINE).await {
+        return Ok(());
+    }
+    let what = format!("node {} (pid {}) survives SIGKILL", node.id, process.pid);
+    Err(Failure::new(Exit::Unavailable, what)
+        .because("the kernel does not let go of it; its disk may hang")
+        .advise("look at the disk, then try again"))
 }

@@ -40,9 +40,9 @@ pub struct UpArgs {
     pub dir: DirArg,
 }
 
-struct Started {
-    id: u64,
-    child: Child,
+pub(super) struct Started {
+    pub id: u64,
+    pub child: Child,
 }
 
 pub async fn up(args: UpArgs, output: Output) -> Result<(), Failure> {
@@ -130,7 +130,7 @@ fn say(output: Output, text: &str, node: &NodeEntry) {
     }
 }
 
-fn plan(args: &UpArgs) -> Result<Plan, Failure> {
+pub(super) fn plan(args: &UpArgs) -> Result<Plan, Failure> {
     let plan = Plan {
         nodes: args.nodes.unwrap_or(NODES_DEFAULT),
         base_port: args.base_port.unwrap_or(DEFAULT_BASE_PORT),
@@ -148,11 +148,11 @@ fn plan(args: &UpArgs) -> Result<Plan, Failure> {
     Ok(plan)
 }
 
-/// Membership, ports and shards are fixed when a cluster is made.
+/// Ports and shards are fixed when a cluster is made; nodes are added and removed by name.
 fn same_as_before(directory: &Directory, args: &UpArgs) -> Result<(), Failure> {
     let file = &directory.file;
     let nodes = u16::try_from(file.nodes.len()).unwrap_or(u16::MAX);
-    let base_port = file.nodes[0].mqtt.port();
+    let base_port = directory.base_port();
     let given = [
         ("--nodes", args.nodes, nodes),
         ("--base-port", args.base_port, base_port),
@@ -160,13 +160,12 @@ fn same_as_before(directory: &Directory, args: &UpArgs) -> Result<(), Failure> {
     ];
     for (name, wanted, fixed) in given {
         if wanted.is_some_and(|wanted| wanted != fixed) {
-            let what = format!(
-                "the cluster in {} was made with {name} {fixed}",
-                directory.path.display()
-            );
+            let what = format!("the cluster in {} has {name} {fixed}", directory.path.display());
             return Err(Failure::new(Exit::BadInput, what)
-                .because("nodes, ports and shards are fixed when a cluster is made")
-                .advise(format!("leave {name} out, or make another cluster in another --dir")));
+                .because("ports and shards are fixed when a cluster is made, nodes come and go by other commands")
+                .advise(format!(
+                    "leave {name} out; `holdfast cluster add` and `remove` change the number of nodes"
+                )));
         }
     }
     Ok(())
@@ -255,7 +254,11 @@ fn not_ready(directory: &Directory, silent: &[&NodeEntry], led: usize) -> Failur
     ))
 }
 
-async fn wait_serving(directory: &Directory, node: &NodeEntry, started: &mut [Started]) -> Result<(), Failure> {
+pub(super) async fn wait_serving(
+    directory: &Directory,
+    node: &NodeEntry,
+    started: &mut [Started],
+) -> Result<(), Failure> {
     let deadline = Instant::now() + READY_DEADLINE;
     let client = view::client(directory, node)?;
     while client.get("/api/v1/cluster").await.is_err() {
@@ -269,7 +272,7 @@ async fn wait_serving(directory: &Directory, node: &NodeEntry, started: &mut [St
 }
 
 /// A node that ended while it was started takes its exit code along, where that says more.
-fn fail_if_ended(directory: &Directory, started: &mut [Started]) -> Result<(), Failure> {
+pub(super) fn fail_if_ended(directory: &Directory, started: &mut [Started]) -> Result<(), Failure> {
     for node in started {
         let Ok(Some(status)) = node.child.try_wait() else {
             continue;

@@ -16,6 +16,35 @@ pub struct View {
     pub shards: Vec<ShardView>,
     #[serde(default)]
     pub catalog: Option<ShardView>,
+    #[serde(default)]
+    pub replication: u8,
+    #[serde(default)]
+    pub rebalance: Option<RebalanceView>,
+    #[serde(default)]
+    pub moves: Vec<MoveView>,
+    #[serde(default)]
+    pub next_node: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct RebalanceView {
+    #[serde(default)]
+    pub replicas_total: u32,
+    #[serde(default)]
+    pub replicas_done: u32,
+    pub seconds_left: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct MoveView {
+    /// `None`: the catalog.
+    pub shard: Option<u64>,
+    #[serde(default)]
+    pub add: Vec<u64>,
+    #[serde(default)]
+    pub remove: Vec<u64>,
+    #[serde(default)]
+    pub state: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

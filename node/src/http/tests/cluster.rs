@@ -26,7 +26,11 @@ async fn the_cluster_shows_its_nodes_and_shards() {
     );
     assert_eq!((&shard["voters"], &shard["learners"]), (&json!([1, 2, 3]), &json!([])));
     let status: ClusterStatus = serde_json::from_str(&answer.text).unwrap();
-    assert_eq!(serde_json::to_value(status).unwrap(), body);
+    let status = serde_json::to_value(status).unwrap();
+    for part in ["epoch", "nodes", "shards", "catalog", "replication", "next_node"] {
+        assert_eq!(status[part], body[part], "{part}");
+    }
+    assert_eq!((&body["rebalance"], &body["moves"]), (&json!(null), &json!([])));
 }
 
 #[actix_web::test]
@@ -125,4 +129,53 @@ async fn readiness_follows_the_cluster_and_liveness_does_not() {
     probe("/readyz").await.expect(200);
     edge.server.announce_stop();
     probe("/readyz").await.problem(503, "not-ready");
+}
+
+#[actix_web::test]
+async fn nodes_come_and_go_by_request() {
+    let edge = edge();
+    let node =
+        r#"{"uuid":"2a","zone":"a","version":"1","mqtt":"127.0.0.1:1","http":"127.0.0.1:2","peer":"127.0.0.1:3"}"#;
+    let admitted = edge.send_json("POST", "/cluster/nodes", node).await.expect(201).json();
+    assert_eq!((&admitted["id"], &admitted["peers"][0]["id"]), (&json!(4), &json!(1)));
+    let moving = send(edge.request("POST", "/cluster/rebalance"))
+        .await
+        .expect(202)
+        .json();
+    assert_eq!(moving["replicas"], 19);
+    let left = edge
+        .send_json("POST", "/cluster/nodes/3/remove", r#"{"dead":true}"#)
+        .await
+        .expect(202);
+    assert_eq!(left.json(), json!({"node": 3, "state": "leaving"}));
+    edge.send_json("POST", "/cluster/nodes/2/remove", "")
+        .await
+        .problem(409, "cluster-conflict");
+    edge.send_json("POST", "/cluster/nodes/x/remove", "")
+        .await
+        .problem(404, "node-not-found");
+    edge.send_json("POST", "/cluster/nodes/3/remove", r#"{"deaf":true}"#)
+        .await
+        .problem(400, "unknown-field");
+    edge.send_json("POST", "/cluster/nodes", "{}")
+        .await
+        .problem(400, "invalid-body");
+}
+
+/// A join token is good for joining, and for nothing else.
+#[actix_web::test]
+async fn a_join_token_opens_one_path_only() {
+    let edge = edge();
+    let node =
+        r#"{"uuid":"2a","zone":"a","version":"1","mqtt":"127.0.0.1:1","http":"127.0.0.1:2","peer":"127.0.0.1:3"}"#;
+    let with = |method: &str, path: &str| edge.bare(method, &format!("/api/v1{path}")).bearer_auth("hfj-a1-b2");
+    let judged = send(super::json(with("POST", "/cluster/nodes"), node)).await;
+    judged.problem(403, "join-refused");
+    for (method, path) in [
+        ("GET", "/cluster"),
+        ("POST", "/cluster/rebalance"),
+        ("POST", "/cluster/nodes/3/remove"),
+    ] {
+        send(with(method, path)).await.problem(401, "unauthenticated");
+    }
 }

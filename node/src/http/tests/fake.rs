@@ -12,6 +12,7 @@ use actors::id::{DeviceKey, NodeId, ShardId};
 use actors::ports::{CallError, CallResult, Reply};
 use actors::time::Timestamp;
 use actors::wire::receipt::Receipt;
+use cluster::admin::{AdminAsk, AdminDone, Admitted, Denied, DeniedKind};
 use cluster::api::*;
 use futures::future::LocalBoxFuture;
 use futures::FutureExt as _;
@@ -259,6 +260,7 @@ impl World {
             committed: self.index,
             lag: vec![(2, 0), (3, 5)],
             fault: None,
+            target: vec![1, 2, 3],
         };
         let node = |id| NodeStatus {
             id,
@@ -276,6 +278,7 @@ impl World {
             fault: None,
             repaired: None,
             scrub: None,
+            replicas: 2,
         };
         ClusterStatus {
             epoch: 7,
@@ -285,6 +288,9 @@ impl World {
             shards: (0..SHARDS).map(|id| shard(ShardId(id))).collect(),
             catalog: shard(ShardId::CATALOG),
             replication: 3,
+            moving: None,
+            next_node: 4,
+            tokens: Vec::new(),
         }
     }
 }
@@ -411,6 +417,35 @@ impl Backend for Fake {
                 error: Some("does not answer".into()),
             };
             Ok(vec![answers(1), answers(2), silent])
+        })
+    }
+
+    fn admin(
+        &self,
+        ask: AdminAsk,
+        deadline: Duration,
+    ) -> LocalBoxFuture<'_, Result<Result<AdminDone, Denied>, CallError>> {
+        self.meet(deadline, move |_| {
+            Ok(match ask {
+                AdminAsk::Remove { node: 3, dead: true } => Ok(AdminDone::Removing { node: 3 }),
+                AdminAsk::Rebalance { .. } => Ok(AdminDone::Rebalancing {
+                    replicas: 19,
+                    replication: 3,
+                }),
+                AdminAsk::Admit(newcomer) if newcomer.token.is_some() => Err(Denied {
+                    kind: DeniedKind::Forbidden,
+                    reason: "no such token".into(),
+                }),
+                AdminAsk::Admit(newcomer) => Ok(AdminDone::Admitted(Admitted {
+                    node: newcomer.wanted.unwrap_or(4),
+                    shards: SHARDS,
+                    peers: vec![(1, "127.0.0.1:1".into())],
+                })),
+                _ => Err(Denied {
+                    kind: DeniedKind::Conflict,
+                    reason: "too few nodes would be left".into(),
+                }),
+            })
         })
     }
 
