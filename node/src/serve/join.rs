@@ -21,7 +21,12 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// The directory cannot be read, or nobody lets this node in.
 pub async fn who(config: &NodeConfig) -> Result<Who, ServeError> {
     let dir = &config.node.data_dir;
-    let known = Identity::read(dir).map_err(|error| ServeError::Join(error.to_string()))?;
+    let known = match Identity::read(dir) {
+        Ok(known) => known,
+        // What a damaged identity means is decided where the directory is opened.
+        Err(_) if config.node.id.is_some() && config.cluster.join.is_empty() => None,
+        Err(error) => return Err(ServeError::Join(error.to_string())),
+    };
     if let Some(known) = known {
         // A file that says something else is refused where the directory is opened.
         let joined = !config.cluster.join.is_empty();
