@@ -181,6 +181,10 @@ impl Admin {
                 shard: ShardId::CATALOG,
                 leader,
             }),
+            Err(ProposeError::NotNow) => Err(CallError::NotLeader {
+                shard: ShardId::CATALOG,
+                leader: None,
+            }),
             Err(ProposeError::Unknown) => Err(CallError::Unknown),
         }
     }

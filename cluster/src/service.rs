@@ -305,6 +305,10 @@ impl Service {
                 shard: ShardId::CATALOG,
                 leader,
             }),
+            Err(ProposeError::NotNow) => Err(CallError::NotLeader {
+                shard: ShardId::CATALOG,
+                leader: None,
+            }),
             Err(ProposeError::Unknown) => Err(CallError::Unknown),
         }
     }
