@@ -93,6 +93,11 @@ impl Happened<'_> {
             | Event::SessionExpired { .. }
             | Event::Subscribed { .. }
             | Event::Unsubscribed { .. } => Kind::Session,
+            Event::MessageQueued(_)
+            | Event::MessageSent { .. }
+            | Event::MessageEnded { .. }
+            | Event::DeadLetterDropped { .. }
+            | Event::DeadLetterReplayed { .. } => Kind::Message,
             _ => return None,
         })
     }
@@ -182,6 +187,31 @@ impl Happened<'_> {
                 filters: Some(filters.iter().map(String::as_str).collect()),
                 ..Session::new("unsubscribed")
             }),
+            Event::MessageQueued(queued) => What::Message(Message {
+                message_id: Some(&queued.message.id),
+                expires_at: Some(stamp::text(queued.expires_at)),
+                ..Message::new("queued", queued.number)
+            }),
+            Event::MessageSent { number, generation, .. } => What::Message(Message {
+                generation: Some(*generation),
+                ..Message::new("sent", *number)
+            }),
+            Event::MessageEnded {
+                number, outcome, kept, ..
+            } => What::Message(Message {
+                dead_letter: Some(*kept),
+                ..Message::new(outcome.name(), *number)
+            }),
+            Event::DeadLetterDropped { number } => What::Message(Message::new("dropped", *number)),
+            Event::DeadLetterReplayed {
+                number,
+                new_number,
+                expires_at,
+            } => What::Message(Message {
+                new_number: Some(*new_number),
+                expires_at: Some(stamp::text(*expires_at)),
+                ..Message::new("replayed", *number)
+            }),
             _ => What::Nothing {},
         }
     }
@@ -241,7 +271,39 @@ enum What<'e> {
         automatic: Option<bool>,
     },
     Session(Session<'e>),
+    Message(Message<'e>),
     Nothing {},
+}
+
+#[derive(Serialize)]
+struct Message<'e> {
+    change: &'static str,
+    /// Names the message among those of its device.
+    number: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<&'e str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_number: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead_letter: Option<bool>,
+}
+
+impl Message<'_> {
+    fn new(change: &'static str, number: u64) -> Self {
+        Self {
+            change,
+            number,
+            message_id: None,
+            generation: None,
+            expires_at: None,
+            new_number: None,
+            dead_letter: None,
+        }
+    }
 }
 
 #[derive(Serialize)]

@@ -281,7 +281,11 @@ async fn a_subscriber_that_comes_back_goes_on_where_it_was() {
     let scene = Scene::new(HubLimits::default());
     let mut watch = scene.watch("*", None).await.unwrap();
     let devices: Vec<String> = (0..6).map(|n| format!("d{n}")).collect();
-    let write_all = || devices.iter().for_each(|id| drop(scene.memory.write(id)));
+    let write_all = || {
+        for id in &devices {
+            scene.memory.write(id);
+        }
+    };
     write_all();
     let mut heard = Vec::new();
     let mut cursor = watch.cursor();
