@@ -82,7 +82,7 @@ fn the_nodes_accept_their_files_and_agree() {
         for node in &directory.file.nodes {
             let file = fs::read_to_string(&node.config).expect("read");
             let (config, _) = node::config::parse(&node.config, &file, BTreeMap::new()).expect("accepted");
-            assert_eq!(config.node.id, node.id);
+            assert_eq!(config.node.id, Some(node.id));
             assert_eq!(config.cluster.id, directory.file.cluster_id);
             assert_eq!(config.cluster.members.len(), usize::from(nodes));
             assert_eq!(config.security.operator_token.0, directory.file.token.as_bytes());
