@@ -88,6 +88,7 @@ fn becomes(cluster: &Cluster, state: &str) -> NodeStatus {
 fn damaged_state_is_rebuilt_by_itself() {
     let mut cluster = cluster();
     let work = Workload::start(&cluster, plan("state"));
+    work.acknowledge(STRETCH);
     purged(&cluster, &work);
     let state = data(&cluster, VICTIM).join("state");
     for damage in ["flipped", "manifest", "missing"] {
@@ -144,7 +145,7 @@ fn purged(cluster: &Cluster, work: &Workload) {
             .map(|shard| status.shards[*shard].applied)
             .min()
             .unwrap_or(0);
-        (least > 1_500).then_some(()).ok_or_else(|| format!("{least} entries"))
+        (least > 800).then_some(()).ok_or_else(|| format!("{least} entries"))
     });
     let flushes = cluster.counter(VICTIM, "holdfast_state_flushes_total");
     eventually("the victim flushes its state twice", Duration::from_secs(60), || {
