@@ -54,7 +54,6 @@ impl Alarm {
                 return false;
             }
             tracing::error!(what, %reason, "damage found");
-            metrics::counter!("holdfast_damage_found_total", "store" => what).increment(1);
             match self.write(note) {
                 Ok(()) => *again = Some(format!("{what} is damaged: {reason}")),
                 Err(error) => {

@@ -89,6 +89,7 @@ fn is_ours(entry: &str) -> bool {
         entry,
         "log" | "state" | "peers" | "positions" | "reserve" | damage::FILE
     ) || entry.contains(".damaged-")
+        || entry.ends_with(".scrub")
 }
 
 fn open_error(dir: &Path, error: StorageOpenError) -> StartError {
@@ -139,8 +140,8 @@ pub fn open(mut opening: Opening<'_>) -> Result<Disk, StartError> {
         damage.quarantined = Some(Found::new(&reason, now));
         let written = damage.write(dir);
         written.map_err(disk_error("cannot write down that data is damaged"))?;
-        metrics::counter!("holdfast_damage_found_total", "store" => "log").increment(1);
     }
+    metrics::counter!("holdfast_damage_found_total", "store" => "promises").increment(1);
     tracing::error!(%reason, "this node is quarantined: it takes no part until it is repaired");
     Ok(Disk {
         lock,
@@ -236,13 +237,11 @@ fn open_state(
         Some(found) => found,
         None => match RocksState::open(&dir, options(!fresh)) {
             Ok(state) => return Ok(state),
-            Err(StorageOpenError::Corrupt { reason, .. }) if has_peers => {
-                metrics::counter!("holdfast_damage_found_total", "store" => "state").increment(1);
-                Found::new(reason, opening.clock.now())
-            }
+            Err(StorageOpenError::Corrupt { reason, .. }) if has_peers => Found::new(reason, opening.clock.now()),
             Err(error) => return Err(open_error(&dir, error).into()),
         },
     };
+    metrics::counter!("holdfast_damage_found_total", "store" => "state").increment(1);
     let aside = damage.set_state_aside(data_dir, &found, opening.clock.now());
     let aside = aside.map_err(disk_error("cannot set the damaged state aside"))?;
     if let Some(hopeless) = &damage.quarantined {

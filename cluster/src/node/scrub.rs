@@ -15,13 +15,16 @@ use tokio::sync::Notify;
 use super::peers::Peers;
 use crate::background::Background;
 use crate::router::protocol::ScrubReport;
-use crate::storage::{LogStore, StateStore};
+use crate::storage::{LogStore, StateStore, StateView};
 
 /// Bytes read in one go, and the pause after them: 16 MiB/s at most.
 const STEP_BYTES: usize = 1 << 20;
 const STEP_PAUSE: Duration = Duration::from_millis(60);
 /// Log entries looked at in one go, however small.
 const STEP_ENTRIES: u64 = 65_536;
+
+/// When the first pass begins: the node has other things to do first.
+const FIRST_AFTER: Duration = Duration::from_secs(3);
 
 /// How a scrub is asked for, and what came of the last one.
 #[derive(Default)]
@@ -64,12 +67,15 @@ impl Scrub {
     /// # Errors
     /// Never: a pass that fails is tried again; damage has ended this process by then.
     pub async fn run(&self, mut stop: StopSignal) -> Result<(), PartError> {
+        // Opening looks at little of the state; what happened while this node was away is found now.
+        let mut pause = FIRST_AFTER.min(self.interval);
         loop {
             tokio::select! {
                 () = stop.stopped() => return Ok(()),
                 () = self.scrubbing.wanted.notified() => {}
-                () = tokio::time::sleep(self.interval) => self.scrubbing.running.store(true, Ordering::Release),
+                () = tokio::time::sleep(pause) => self.scrubbing.running.store(true, Ordering::Release),
             }
+            pause = self.interval;
             let passed = tokio::select! {
                 () = stop.stopped() => return Ok(()),
                 passed = self.pass() => passed,
@@ -115,15 +121,23 @@ impl Scrub {
     }
 
     async fn read_state(&self) -> io::Result<()> {
+        let state = self.state.clone();
+        let mut view = self.background.call(move || state.on_disk()).await??;
         let mut from = Vec::new();
         loop {
-            // A view for each step: a long-lived one would keep what has been deleted.
-            let state = self.state.clone();
-            let (bytes, next) = self.background.call(move || read_step(&*state, &from)).await??;
+            let (returned, read) = self
+                .background
+                .call(move || {
+                    let read = read_step(&*view, &from);
+                    (view, read)
+                })
+                .await?;
+            let (bytes, next) = read?;
+            view = returned;
             self.seen(bytes).await;
             match next {
                 Some(key) => from = key,
-                None => return Ok(()),
+                None => return self.background.call(move || drop(view)).await,
             }
         }
     }
@@ -136,10 +150,10 @@ impl Scrub {
 }
 
 /// About [`STEP_BYTES`] of rows from `from` on, and where to go on.
-fn read_step(state: &dyn StateStore, from: &[u8]) -> io::Result<(usize, Option<Vec<u8>>)> {
+fn read_step(view: &dyn StateView, from: &[u8]) -> io::Result<(usize, Option<Vec<u8>>)> {
     let mut bytes = 0;
     let mut next = None;
-    state.view().scan(from, &[0xff; 8], &mut |key, value| {
+    view.scan(from, &[0xff; 8], &mut |key, value| {
         if bytes >= STEP_BYTES {
             next = Some(key.to_vec());
             return false;
@@ -167,7 +181,7 @@ mod tests {
         state.write(StateBatch { ops }).unwrap();
         let (mut from, mut bytes, mut steps) = (Vec::new(), 0, 0);
         loop {
-            let (read, next) = read_step(&state, &from).unwrap();
+            let (read, next) = read_step(&*state.view(), &from).unwrap();
             (bytes, steps) = (bytes + read, steps + 1);
             match next {
                 Some(key) => from = key,

@@ -207,6 +207,14 @@ pub trait StateStore: Send + Sync + 'static {
     /// A consistent view of this moment, cheap to take and to hold for minutes.
     fn view(&self) -> Box<dyn StateView>;
 
+    /// As [`Self::view`], but of what lies on the disk, past everything that is cached; dear to take.
+    ///
+    /// # Errors
+    /// `InvalidData` when the bytes are damaged.
+    fn on_disk(&self) -> io::Result<Box<dyn StateView>> {
+        Ok(self.view())
+    }
+
     /// Blocks until everything written before the call is durable.
     ///
     /// # Errors

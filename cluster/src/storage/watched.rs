@@ -49,6 +49,13 @@ impl StateStore for WatchedState {
         })
     }
 
+    fn on_disk(&self) -> io::Result<Box<dyn StateView>> {
+        Ok(Box::new(WatchedView {
+            view: told(self.store.on_disk(), &self.on_damage)?,
+            on_damage: self.on_damage.clone(),
+        }))
+    }
+
     fn flush(&self) -> io::Result<()> {
         told(self.store.flush(), &self.on_damage)
     }

@@ -37,7 +37,7 @@ pub struct Answer {
 }
 
 /// What is asked; `headers` are names and values.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Request<'a> {
     pub path: &'a str,
     pub headers: Vec<(&'static str, String)>,

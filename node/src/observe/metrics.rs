@@ -96,7 +96,7 @@ metrics_table! {
     PEER_REJECTED Counter "holdfast_peer_rejected_total" ["reason"] "connections"
         "Peer connections or frames refused, by reason.";
     DAMAGE_FOUND Counter "holdfast_damage_found_total" ["store"] "findings"
-        "Damage found in this node's directory: state, log, peers or directory. Any needs a look at the disk.";
+        "Damage this process found in its directory, or was told of by an earlier one: state, peers, or promises (log, identity, the whole directory). Any needs a look at the disk.";
     NODE_QUARANTINED Gauge "holdfast_node_quarantined" [] "1"
         "1 while this node takes no part in anything because what it promised is lost or in doubt, else 0.";
     REPLICAS_REBUILDING Gauge "holdfast_replicas_rebuilding" [] "replicas"

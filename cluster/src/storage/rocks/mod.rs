@@ -4,6 +4,7 @@
 mod entries;
 mod log;
 mod log_keys;
+mod on_disk;
 mod properties;
 mod queue;
 mod state;

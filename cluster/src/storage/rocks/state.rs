@@ -6,7 +6,7 @@
 //! that would need atomic flushes.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rocksdb::{
@@ -15,6 +15,7 @@ use rocksdb::{
 };
 use self_cell::self_cell;
 
+use super::on_disk::{self, OnDisk};
 use super::{base_options, io_error, open_error, properties, refuse_headless, BlockCache};
 use crate::storage::fault::DiskFaults;
 use crate::storage::{sealed, StateBatch, StateOp, StateStore, StateView, StorageOpenError};
@@ -43,6 +44,7 @@ impl StateOptions {
 
 pub struct RocksState {
     db: Arc<DB>,
+    dir: PathBuf,
     faults: Option<Arc<dyn DiskFaults>>,
 }
 
@@ -54,9 +56,14 @@ impl RocksState {
     /// found when it is read.
     pub fn open(dir: &Path, options: StateOptions) -> Result<Self, StorageOpenError> {
         refuse_headless(dir, options.must_exist)?;
+        on_disk::clear(dir).map_err(|source| StorageOpenError::Disk {
+            dir: dir.to_owned(),
+            source,
+        })?;
         let db = DB::open(&rocks_options(&options), dir).map_err(|e| open_error(dir, &e))?;
         Ok(Self {
             db: Arc::new(db),
+            dir: dir.to_owned(),
             faults: options.faults,
         })
     }
@@ -93,6 +100,11 @@ impl StateStore for RocksState {
 
     fn view(&self) -> Box<dyn StateView> {
         Box::new(View(PinnedSnapshot::new(self.db.clone(), |db| db.snapshot())))
+    }
+
+    fn on_disk(&self) -> io::Result<Box<dyn StateView>> {
+        let options = StateOptions::new(BlockCache::new(on_disk::CACHE_BYTES));
+        Ok(Box::new(OnDisk::open(&self.db, &self.dir, &rocks_options(&options))?))
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -149,14 +161,16 @@ impl StateView for View {
     }
 }
 
-fn opened(found: Result<Option<rocksdb::DBPinnableSlice<'_>>, rocksdb::Error>) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn opened(
+    found: Result<Option<rocksdb::DBPinnableSlice<'_>>, rocksdb::Error>,
+) -> io::Result<Option<Vec<u8>>> {
     let found = found.map_err(|e| io_error(&e))?;
     found
         .map(|value| sealed::open_raw(&value).map(<[u8]>::to_vec))
         .transpose()
 }
 
-fn damaged(key: &[u8], why: &io::Error) -> io::Error {
+pub(super) fn damaged(key: &[u8], why: &io::Error) -> io::Error {
     let text = format!("the row {} is damaged: {why}", key.escape_ascii());
     io::Error::new(io::ErrorKind::InvalidData, text)
 }

@@ -86,7 +86,7 @@ fn say(directory: &Directory, added: &[u64], (asked, settled): (bool, bool), out
 }
 
 /// Makes one node, starts it, and waits until the cluster counts it.
-async fn add_one(directory: &mut Directory, zone: Option<&str>) -> Result<u64, Failure> {
+pub async fn add_one(directory: &mut Directory, zone: Option<&str>) -> Result<u64, Failure> {
     let client = any_node(directory)?;
     let view = rebalance::look(&client).await?;
     let node = directory.newcomer(view.next_node, zone)?;

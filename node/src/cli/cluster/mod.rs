@@ -8,6 +8,7 @@ mod process;
 mod rebalance;
 mod reload;
 mod remove;
+mod repair;
 mod scrub;
 mod status;
 mod stop;
@@ -101,6 +102,11 @@ pub enum ClusterCommand {
         after_help = "Example:\n  holdfast cluster remove 2 --dir /tmp/hf\n  holdfast cluster remove 3 --dead --dir /tmp/hf      it is gone: make its replicas anew\n\nRefused when fewer nodes would be left than a shard has replicas: add one first."
     )]
     Remove(remove::RemoveArgs),
+    /// Make a damaged node whole: wait while it rebuilds itself, or replace it by one with a new id
+    #[command(
+        after_help = "Example:\n  holdfast cluster repair 2 --dir /tmp/hf\n\nA node that is quarantined is stopped, a new one takes its place, and its directory is set aside.\nThe cluster serves meanwhile. Ends when every replica is a full voter again."
+    )]
+    Repair(repair::RepairArgs),
     /// Spread replicas and leaders evenly, and show how far that is
     #[command(
         after_help = "Example:\n  holdfast cluster rebalance --dir /tmp/hf\n\nCtrl-C ends the showing, not the moving."
@@ -145,6 +151,7 @@ pub async fn run(command: ClusterCommand, output: Output) -> Result<(), Failure>
         ClusterCommand::Init(args) => init::init(&args, output),
         ClusterCommand::Add(args) => add::add(args, output).await,
         ClusterCommand::Remove(args) => remove::remove(args, output).await,
+        ClusterCommand::Repair(args) => repair::repair(args, output).await,
         ClusterCommand::Rebalance(args) => rebalance::rebalance(args, output).await,
         ClusterCommand::Token(command) => token::run(command, output).await,
     }

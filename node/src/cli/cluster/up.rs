@@ -105,6 +105,19 @@ pub async fn start(args: NodeArg, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Starts one node that does not run, and waits until it answers.
+///
+/// # Errors
+/// As `cluster start`.
+pub(super) async fn start_quietly(path: &Path, id: u64) -> Result<(), Failure> {
+    let mut directory = Directory::open(path)?;
+    let node = directory.node(id)?.clone();
+    let lock = Directory::lock(path)?;
+    let mut started = start_missing(&mut directory, Some(id)).await?;
+    drop(lock);
+    wait_serving(&directory, &node, &mut started).await
+}
+
 /// Why the node takes no part, if it says so itself.
 async fn quarantine(directory: &Directory, node: &NodeEntry) -> Option<String> {
     let answer = view::client(directory, node).ok()?.get("/api/v1/cluster").await.ok()?;
