@@ -432,6 +432,7 @@ fn stories_reach_every_event() {
         }
     }
     println!("{seen:?}");
-    assert_eq!(seen.len(), 23, "{seen:?}");
+    // All but `MessagesNudged` and `FeedbackTrimmed`, which take longer than a story.
+    assert_eq!(seen.len(), 21, "{seen:?}");
     assert!(seen.values().all(|count| *count >= 3), "{seen:?}");
 }

@@ -57,6 +57,7 @@ fn expected_index(fleet: &Fleet, shared: &GroupShared) -> Vec<(Vec<u8>, Vec<u8>)
             (DueKind::SessionExpiry, due.session_expiry),
             (DueKind::Will, due.will),
             (DueKind::Telemetry, due.telemetry_oldest),
+            (DueKind::Messages, due.messages),
         ];
         for (what, at) in dues {
             if let Some(at) = at {

@@ -16,7 +16,7 @@ use crate::transport::message::{put, Header};
 use crate::transport::*;
 
 /// Hello and proof of a node in the cluster `test`.
-const HANDSHAKE_LEN: usize = (13 + 50 + 4) + (13 + 32);
+const HANDSHAKE_LEN: usize = (13 + 59 + 4) + (13 + 32);
 
 /// Nodes 1 and 2, where 1 reaches 2 through a proxy.
 async fn pair_through_proxy() -> (Node, Node, Proxy) {
