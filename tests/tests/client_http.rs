@@ -237,7 +237,8 @@ fn openapi_lists_what_is_served() {
     http.send("PUT", "/api/v1/devices/lamp-openapi", &[], "{}");
     let paths = api["paths"].as_object().unwrap();
     assert!(paths.len() >= 10, "{:?}", paths.keys());
-    for (path, item) in paths {
+    // The feed of events does not end; client_events.rs reads it.
+    for (path, item) in paths.iter().filter(|(path, _)| *path != "/api/v1/events") {
         for method in ["get", "put", "post", "patch", "delete"]
             .into_iter()
             .filter(|m| item.get(m).is_some())
@@ -250,6 +251,8 @@ fn openapi_lists_what_is_served() {
             let mut real = path
                 .replace("{section}", "desired")
                 .replace("{receipt}", "0-1-1-1")
+                .replace("{message_id}", "none")
+                .replace("{name}", "none")
                 .replace("{id}", id);
             if path.ends_with("drain") {
                 real = path.replace("{id}", "0"); // nobody is to be drained here
@@ -260,10 +263,9 @@ fn openapi_lists_what_is_served() {
                 "{method} {real}: {}",
                 answer.status
             );
-            assert!(
-                answer.status != 404 || path.ends_with("drain"),
-                "{method} {real} is not there"
-            );
+            // What is named may not exist; the path itself must.
+            let nothing_there = answer.status == 404 && answer.json()["type"] == "urn:holdfast:problem:not-found";
+            assert!(!nothing_there, "{method} {real} is not there");
             if method == "delete" {
                 http.send("PUT", &real, &[], "{}");
             }
