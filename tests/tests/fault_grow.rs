@@ -121,23 +121,6 @@ fn whoever_drives_a_rebalance_may_die_in_the_middle_of_it() {
 }
 
 #[test]
-fn a_single_node_grows_to_three_replicas_and_then_survives_a_kill() {
-    let mut cluster = Cluster::up(1);
-    let work = Workload::start(&cluster, plan("single"));
-    work.acknowledge(STRETCH);
-    cluster.command(&["cluster", "add"]);
-    cluster.command(&["cluster", "add"]);
-    cluster.reload();
-    placed(&cluster, &[1, 2, 3], 3);
-    assert_eq!(cluster.status().unwrap().replication, 3);
-    cluster.kill(3);
-    work.every_shard_acknowledges();
-    cluster.start(3);
-    work.finish_and_judge(&cluster);
-    cluster.digests_agree(AGREE);
-}
-
-#[test]
 fn a_dead_node_is_replaced_by_a_new_one() {
     let mut cluster = Cluster::up(3);
     let work = Workload::start(&cluster, plan("dead"));

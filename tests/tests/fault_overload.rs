@@ -290,69 +290,6 @@ fn one_connection_too_many_is_told_to_come_back() {
     });
 }
 
-/// Clients that never read what they asked for are closed in time, and cost no more than their
-/// buffers; everybody else is served meanwhile.
-#[test]
-fn clients_that_never_read_cost_bounded_memory() {
-    const CLIENTS: usize = 100;
-    let cluster = Cluster::start_plan(Plan {
-        nodes: 1,
-        env: vec![
-            ("HOLDFAST_LIMITS_SLOW_READER_TIMEOUT".into(), "2s".into()),
-            ("HOLDFAST_LIMITS_BUFFER_BYTES_MAX".into(), (16 << 20).to_string()),
-        ],
-    });
-    let address = cluster.mqtt()[0];
-    let mut healthy = Raw::connected(address, 5, "healthy");
-    let large = format!(r#"{{"large":"{}"}}"#, "x".repeat(30_000));
-    let mut clients: Vec<Raw> = (0..CLIENTS)
-        .map(|number| {
-            let id = format!("deaf-{number}");
-            let mut raw = Raw::connected(address, 5, &id);
-            raw.send(&raw::subscribe(5, 1, format!("devices/{id}/twin/res/#"), 0));
-            raw.next_packet();
-            raw.send(&raw::publish(
-                5,
-                format!("devices/{id}/twin/reported/1"),
-                2,
-                false,
-                large.as_bytes(),
-            ));
-            raw.next_packet();
-            raw
-        })
-        .collect();
-    let resident = || cluster.process(1).resident_bytes().unwrap();
-    let before = resident();
-    let mut most = before;
-    for (number, raw) in clients.iter_mut().enumerate() {
-        raw.write_patience(Duration::from_millis(50));
-        for rid in 0..200 {
-            let topic = format!("devices/deaf-{number}/twin/get/{rid}");
-            // QoS 0, or the client would wait for room to send.
-            let mut body = raw::text(topic);
-            body.push(0);
-            if !raw.try_send(&raw::packet(0x30, &body)) {
-                break;
-            }
-        }
-        most = most.max(resident());
-    }
-    for packet_id in 1..=20 {
-        healthy.send(&raw::publish(5, "devices/healthy/telemetry", packet_id, false, b"1"));
-        assert_eq!(healthy.puback(packet_id), 0);
-    }
-    eventually("those who do not read are closed", Duration::from_secs(30), || {
-        most = most.max(resident());
-        let open = cluster.counter(1, "holdfast_mqtt_connections");
-        (open <= 1.0).then_some(()).ok_or(format!("{open} are open"))
-    });
-    let grown = most.saturating_sub(before);
-    println!("resident memory grew by {} KiB", grown >> 10);
-    assert!(grown < 96 << 20, "{CLIENTS} clients that never read cost {grown} bytes");
-    drop(clients);
-}
-
 /// Clients that read and never acknowledge are kept, at the price of their window.
 #[test]
 fn clients_that_never_acknowledge_cost_bounded_memory() {

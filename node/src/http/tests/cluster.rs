@@ -111,7 +111,7 @@ async fn draining_a_node_is_idempotent() {
     }
     send(edge.request("POST", "/cluster/nodes/2/remove"))
         .await
-        .problem(404, "not-found");
+        .problem(409, "cluster-conflict");
 }
 
 #[actix_web::test]
