@@ -20,6 +20,7 @@ use crate::router::protocol::{
 };
 use crate::router::Router;
 use crate::service::Service;
+use crate::shard::pace::Pace;
 use crate::shard::presence::GatewayLife;
 use crate::transport::{Answer, Class, Handler, PeerEvent, Transport};
 
@@ -38,6 +39,8 @@ pub struct Peers {
     pub downlinks: Arc<dyn DownlinkSink>,
     /// Replicas without state, whose groups are not open.
     pub rebuilds: Arc<Rebuilds>,
+    /// When the shards led here propose.
+    pub pace: Arc<Pace>,
     groups: RwLock<BTreeMap<ShardId, Group>>,
     links: Mutex<BTreeMap<NodeId, Link>>,
     seeds: AtomicU64,
@@ -60,6 +63,7 @@ impl Peers {
             rebuilds: service.rebuilds.clone(),
             service,
             downlinks,
+            pace: Arc::default(),
             groups: RwLock::default(),
             links: Mutex::default(),
             seeds: AtomicU64::new(me.boot),
@@ -226,7 +230,12 @@ impl Handler for PeerHandler {
             (Class::Device, KIND_CALL) => self.0.call(from, &body, answer),
             (Class::Device, KIND_ASK) => self.0.ask(&body, answer),
             (Class::Device, KIND_METHOD) => self.0.method(from, &body, answer),
-            (Class::Append | Class::Control | Class::Snapshot, kind) => self.0.raft(from, kind, body, answer),
+            (Class::Append | Class::Control | Class::Snapshot, kind) => {
+                if class == Class::Append {
+                    self.0.pace.nudge();
+                }
+                self.0.raft(from, kind, body, answer)
+            }
             _ => tracing::debug!(from, kind, "request of an unknown kind"),
         }
     }

@@ -343,7 +343,7 @@ fn shard_env(
             }
             roles.role_changed(shard, role);
         }),
-        pace: Arc::default(),
+        pace: peers.pace.clone(),
         disk: Arc::new(crate::disk::DiskGuard::new(config.data_dir.clone())),
         memory_pressure: Arc::default(),
         memory_full: Arc::default(),

@@ -23,6 +23,9 @@ use crate::storage::{LogOp, LogRecord, LogStore};
 /// Entries kept in memory per group, by count and by bytes; older ones are read from disk.
 const TAIL_ENTRIES_MAX: usize = 4096;
 const TAIL_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Turns of the loop from the first queued append to waking the writer: as many as it takes from a
+/// peer's append being received to this node's own round, which it sets off, being queued.
+const WAKE_TURNS: usize = 6;
 /// Bytes one read hands to replication or apply.
 const READ_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -78,8 +81,28 @@ impl GroupLog {
         rx.await.map_err(|_| io::Error::other("the log writer has stopped"))?
     }
 
+    /// Written with whatever is written next.
     fn queue(&self, op: LogOp) {
-        self.store.submit(op, Box::new(|_| {}));
+        self.store.queue(op, Box::new(|_| {}));
+    }
+
+    /// Has the log written once those who are ready now have queued theirs, so that they share a
+    /// sync: appends of many groups arrive, or are proposed, together.
+    fn wake_soon(&self) {
+        thread_local! {
+            static SOON: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+        }
+        if SOON.replace(true) {
+            return;
+        }
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            for _ in 0..WAKE_TURNS {
+                tokio::task::yield_now().await;
+            }
+            SOON.set(false);
+            store.wake();
+        });
     }
 
     /// The payload of a normal entry that is there.
@@ -283,7 +306,8 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             entries: encoded,
         };
         self.store
-            .submit(op, Box::new(move |result| callback.io_completed(result)));
+            .queue(op, Box::new(move |result| callback.io_completed(result)));
+        self.wake_soon();
         Ok(())
     }
 

@@ -248,6 +248,7 @@ impl ShardJournal {
         self.batch_bytes.set(batch.builder.len_bytes());
         let payload = (!batch.builder.is_empty()).then(|| batch.builder.take());
         self.batch_items.record(batch.pending.len() as f64);
+        seat.carries(batch.pending.len());
         let proposed = tokio::time::Instant::now();
         self.in_flight.borrow_mut().push_back(InFlight {
             id,

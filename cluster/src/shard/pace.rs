@@ -20,6 +20,10 @@ const GAP_SHARE: u32 = 2;
 const GAP_MAX: Duration = Duration::from_millis(10);
 /// A shorter pause is none: timers are not finer.
 const GAP_MIN: Duration = Duration::from_millis(1);
+/// A round that carried so many messages is followed by a pause of [`GAP_BUSY`] at least: others are
+/// about to come, and what they share costs more than they do.
+const BUSY: usize = 8;
+const GAP_BUSY: Duration = Duration::from_millis(3);
 
 /// One per node, shared by its arbiters.
 #[derive(Default)]
@@ -37,9 +41,23 @@ struct State {
     /// What the former round took.
     took: Duration,
     over: Option<Instant>,
+    /// Messages of the present round.
+    carried: usize,
     asked: Vec<Arc<Turn>>,
     /// The next round is about to begin.
     called: bool,
+}
+
+impl State {
+    /// The pause that the former round calls for.
+    fn gap(&self) -> Duration {
+        let gap = (self.took / GAP_SHARE).min(GAP_MAX);
+        if self.carried >= BUSY {
+            gap.max(GAP_BUSY)
+        } else {
+            gap
+        }
+    }
 }
 
 /// A journal's place in the rounds.
@@ -58,6 +76,13 @@ struct Held {
 pub struct Seat {
     pace: Arc<Pace>,
     round: u64,
+}
+
+impl Seat {
+    /// How many messages the proposal brings along.
+    pub fn carries(&self, messages: usize) {
+        self.pace.carries(self.round, messages);
+    }
 }
 
 impl Turn {
@@ -108,7 +133,7 @@ impl Pace {
             return;
         }
         state.called = true;
-        let gap = (state.took / GAP_SHARE).min(GAP_MAX);
+        let gap = state.gap();
         let at = match state.over {
             Some(over) if gap >= GAP_MIN => over + gap,
             _ => Instant::now(),
@@ -141,6 +166,7 @@ impl Pace {
             state.round += 1;
             state.began = Some(Instant::now());
             state.open = state.asked.len();
+            state.carried = 0;
             (state.round, std::mem::take(&mut state.asked))
         };
         for turn in turns {
@@ -154,6 +180,22 @@ impl Pace {
                 held.seat = Some(seat);
             }
             turn.wake.notify_one();
+        }
+    }
+
+    /// A peer's round has come to this node's disk: a pause ends, so that both share the sync.
+    /// Rounds of all nodes fall into step that way.
+    pub fn nudge(self: &Arc<Self>) {
+        let state = self.lock();
+        if state.called && state.open == 0 && !state.asked.is_empty() {
+            self.begin_at(Instant::now(), state.round);
+        }
+    }
+
+    fn carries(&self, round: u64, messages: usize) {
+        let mut state = self.lock();
+        if state.round == round {
+            state.carried += messages;
         }
     }
 
@@ -231,6 +273,22 @@ mod tests {
         let seats = (seat(&second).await, seat(&third).await);
         assert_eq!(seats.0.round, seats.1.round);
         assert_eq!(pace.lock().open, 2);
+    }
+
+    #[tokio::test]
+    async fn a_round_of_many_is_followed_by_a_pause_that_a_peers_round_ends() {
+        let (pace, [first, second]) = (Arc::new(Pace::default()), turns());
+        pace.ask(&first);
+        let open = seat(&first).await;
+        open.carries(BUSY - 1);
+        assert!(pace.lock().gap() < GAP_BUSY);
+        open.carries(1);
+        assert!(pace.lock().gap() >= GAP_BUSY);
+        drop(open);
+        pace.ask(&second);
+        pace.nudge();
+        settle().await;
+        assert!(second.take().is_some());
     }
 
     #[tokio::test]

@@ -124,6 +124,15 @@ pub trait LogStore: Send + Sync + 'static {
     /// Callers bound what they have in flight; a full queue makes them wait here.
     fn submit(&self, op: LogOp, done: Durable);
 
+    /// As [`Self::submit`], by somebody who has more of it coming: it is written with what is
+    /// submitted next, or after [`Self::wake`], which the caller sees to.
+    fn queue(&self, op: LogOp, done: Durable) {
+        self.submit(op, done);
+    }
+
+    /// Has what was queued written.
+    fn wake(&self) {}
+
     /// Entries of `range` that are there (purged ones are left out), without holes, at least one
     /// if any, then up to about `bytes_max` bytes. Sees everything submitted before.
     ///

@@ -94,6 +94,14 @@ impl LogStore for WatchedLog {
         self.store.submit(op, done);
     }
 
+    fn queue(&self, op: LogOp, done: Durable) {
+        self.store.queue(op, done);
+    }
+
+    fn wake(&self) {
+        self.store.wake();
+    }
+
     fn entries(&self, shard: ShardId, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<(u64, Bytes)>> {
         told(self.store.entries(shard, range, bytes_max), &self.on_damage)
     }

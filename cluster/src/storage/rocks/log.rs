@@ -63,7 +63,7 @@ impl RocksLog {
     pub fn open(dir: &Path, options: LogOptions, fatal: Fatal) -> Result<Self, StorageOpenError> {
         refuse_headless(dir, options.must_exist)?;
         wal::mend(dir)?;
-        let db = DB::open(&rocks_options(&options.cache), dir).map_err(|e| open_error(dir, &e))?;
+        let db = DB::open(&rocks_options(&options.cache, dir), dir).map_err(|e| open_error(dir, &e))?;
         let extents = survey(&db).map_err(|e| survey_error(dir, e))?;
         let first_of = |extent: &Extent| extent.present.map(|(first, _)| first);
         let purged_below = extents
@@ -107,9 +107,18 @@ impl RocksLog {
 
 impl LogStore for RocksLog {
     fn submit(&self, op: LogOp, done: Durable) {
+        self.queue(op, done);
+        self.wake();
+    }
+
+    fn queue(&self, op: LogOp, done: Durable) {
         if let Err(done) = self.queue.push(op, done) {
             done(Err(io::Error::other("the log store is closed")));
         }
+    }
+
+    fn wake(&self) {
+        self.queue.wake();
     }
 
     fn entries(&self, shard: ShardId, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<(u64, Bytes)>> {
@@ -187,8 +196,8 @@ impl Drop for RocksLog {
     }
 }
 
-fn rocks_options(cache: &BlockCache) -> Options {
-    let mut options = base_options("", cache);
+fn rocks_options(cache: &BlockCache, dir: &Path) -> Options {
+    let mut options = base_options("", cache, dir);
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(64 << 20);
     options.set_max_write_buffer_number(4);

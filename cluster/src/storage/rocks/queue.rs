@@ -36,6 +36,8 @@ pub struct State {
     /// Set once, for good.
     pub failed: Option<String>,
     closing: bool,
+    /// What waits is to be written, not only to be kept until more has come.
+    due: bool,
     pub counters: LogCounters,
 }
 
@@ -80,12 +82,15 @@ impl Queue {
         self.writer.get() == Some(&std::thread::current().id())
     }
 
-    /// Queues an operation, or gives `done` back when the store is closed.
+    /// Queues an operation, or gives `done` back when the store is closed. The writer is not woken
+    /// for it before [`Self::wake`].
     pub fn push(&self, op: LogOp, done: Durable) -> Result<(), Durable> {
         let mut state = self.lock();
         // The writer itself makes the room: it must never wait for it.
         if !self.on_writer_thread() {
             while state.full() && !state.closing {
+                state.due = true;
+                self.work.notify_one();
                 state = self.room.wait(state).expect("nothing panics while it holds the queue");
             }
         }
@@ -97,9 +102,17 @@ impl Queue {
         }
         state.waiting_bytes += op.payload_bytes();
         state.waiting.push_back(Item { op: Arc::new(op), done });
+        Ok(())
+    }
+
+    /// What is queued is to be written.
+    pub fn wake(&self) {
+        let mut state = self.lock();
+        if state.waiting.is_empty() || std::mem::replace(&mut state.due, true) {
+            return;
+        }
         drop(state);
         self.work.notify_one();
-        Ok(())
     }
 
     /// The next operations to write together, waiting until there are some; `None` once the store
@@ -107,7 +120,7 @@ impl Queue {
     pub fn take(&self) -> Option<Vec<Item>> {
         self.writer.get_or_init(|| std::thread::current().id());
         let mut state = self.lock();
-        while state.waiting.is_empty() {
+        while state.waiting.is_empty() || !state.due && !state.closing {
             if state.closing {
                 return None;
             }
@@ -121,6 +134,8 @@ impl Queue {
             batch.push(item);
         }
         state.waiting_bytes -= bytes;
+        // What was left is as due as before.
+        state.due = !state.waiting.is_empty();
         state.writing = batch.iter().map(|item| item.op.clone()).collect();
         drop(state);
         self.room.notify_all();

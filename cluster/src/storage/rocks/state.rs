@@ -60,7 +60,7 @@ impl RocksState {
             dir: dir.to_owned(),
             source,
         })?;
-        let db = DB::open(&rocks_options(&options), dir).map_err(|e| open_error(dir, &e))?;
+        let db = DB::open(&rocks_options(&options, dir), dir).map_err(|e| open_error(dir, &e))?;
         Ok(Self {
             db: Arc::new(db),
             dir: dir.to_owned(),
@@ -104,7 +104,11 @@ impl StateStore for RocksState {
 
     fn on_disk(&self) -> io::Result<Box<dyn StateView>> {
         let options = StateOptions::new(BlockCache::new(on_disk::CACHE_BYTES));
-        Ok(Box::new(OnDisk::open(&self.db, &self.dir, &rocks_options(&options))?))
+        Ok(Box::new(OnDisk::open(
+            &self.db,
+            &self.dir,
+            &rocks_options(&options, &self.dir),
+        )?))
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -175,9 +179,9 @@ pub(super) fn damaged(key: &[u8], why: &io::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-fn rocks_options(options: &StateOptions) -> Options {
+fn rocks_options(options: &StateOptions, dir: &Path) -> Options {
     // A flush at shutdown would only hide whether the log can replay what was not flushed.
-    let mut rocks = base_options("avoid_flush_during_shutdown=true", &options.cache);
+    let mut rocks = base_options("avoid_flush_during_shutdown=true", &options.cache, dir);
     rocks.set_compression_type(DBCompressionType::Lz4);
     rocks.set_write_buffer_size(options.memtable_bytes);
     rocks.set_max_write_buffer_number(4);
