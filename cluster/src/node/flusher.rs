@@ -99,6 +99,8 @@ impl Flusher {
         let mut notes = BTreeMap::new();
         for group in &groups {
             notes.insert(group.shard, group.shared.note()?);
+            // Settling takes milliseconds, and devices wait for this thread meanwhile.
+            tokio::task::yield_now().await;
         }
         let (state, dir, before) = (self.state.clone(), self.dir.clone(), self.note_reached()?);
         self.background

@@ -15,8 +15,9 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Once;
 
-use rocksdb::{BlockBasedOptions, Cache, ErrorKind, Options};
+use rocksdb::{BlockBasedOptions, Cache, Env, ErrorKind, Options};
 
 use super::StorageOpenError;
 
@@ -25,8 +26,11 @@ pub use state::{RocksState, StateOptions};
 
 /// Files one instance keeps open. A node may hold 20,000 descriptors, mostly for devices.
 const OPEN_FILES_MAX: i32 = 512;
-/// Threads of one instance that flush and compact.
+/// Threads that flush and compact: one each, shared by the instances of a process.
 const BACKGROUND_JOBS: i32 = 2;
+/// How much those yield to the threads that serve devices, who would wait a tenth of a second for a
+/// flush on a machine with few cores. Not so much that a busy machine never flushes.
+const BACKGROUND_NICE: i32 = 10;
 
 /// Uncompressed blocks in memory, shared by both instances of a node.
 #[derive(Clone)]
@@ -45,6 +49,7 @@ impl BlockCache {
 /// Options both instances start from, for a store in `dir`. `extra` is RocksDB's own option text,
 /// for what the binding does not offer.
 fn base_options(extra: &str, cache: &BlockCache, dir: &Path) -> Options {
+    start_background();
     // From the text first: options made of text forget the cache they were given before.
     let mut options = Options::default()
         .get_options_from_string(extra)
@@ -71,6 +76,26 @@ fn base_options(extra: &str, cache: &BlockCache, dir: &Path) -> Options {
     table.set_format_version(6);
     options.set_block_based_table_factory(&table);
     options
+}
+
+/// Starts the threads that flush and compact, once per process. RocksDB offers no name for their
+/// politeness between none and the utmost, but threads inherit it from who starts them.
+fn start_background() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        let starter = std::thread::spawn(|| {
+            if let Err(error) = rustix::process::nice(BACKGROUND_NICE) {
+                tracing::warn!(%error, "flushes and compactions run at the priority of everything else");
+            }
+            let mut env = Env::new()?;
+            env.set_high_priority_background_threads(BACKGROUND_JOBS / 2);
+            env.set_background_threads(BACKGROUND_JOBS / 2);
+            Ok::<_, rocksdb::Error>(())
+        });
+        if !matches!(starter.join(), Ok(Ok(()))) {
+            tracing::warn!("flushes and compactions start when they are first needed");
+        }
+    });
 }
 
 /// Whether files in `dir`, which need not exist yet, can be written past the page cache. Tried with

@@ -75,7 +75,7 @@ impl StateStore for RocksState {
             faults.before_write()?;
         }
         let mut sealed_value = Vec::new();
-        let mut rows = WriteBatch::default();
+        let mut rows = WriteBatch::with_capacity_bytes(batch.ops.iter().map(room).sum());
         for op in &batch.ops {
             match op {
                 StateOp::Put { key, value } => {
@@ -163,6 +163,17 @@ impl StateView for View {
         }
         Ok(())
     }
+}
+
+/// About what an operation takes in a batch; growing one costs copies.
+fn room(op: &StateOp) -> usize {
+    const FRAMING: usize = 32;
+    FRAMING
+        + match op {
+            StateOp::Put { key, value } => key.len() + value.len(),
+            StateOp::Delete { key } => key.len(),
+            StateOp::DeleteRange { from, to } => from.len() + to.len(),
+        }
 }
 
 pub(super) fn opened(

@@ -23,6 +23,9 @@ pub type Fatal = Box<dyn Fn(String) + Send + Sync>;
 /// Entries a purge must remove before whole files are dropped at once instead of by compaction.
 const PURGE_FILES_FROM: u64 = 100_000;
 
+/// Bytes of an operation in a batch beside its payload, about; growing one costs copies.
+const OP_ROOM: usize = 128;
+
 pub struct Writer {
     pub db: Arc<DB>,
     pub queue: Arc<Queue>,
@@ -87,7 +90,8 @@ impl Writer {
         if let Some(reason) = self.queue.lock().failed.clone() {
             return Err(io::Error::other(reason));
         }
-        let mut batch = WriteBatch::default();
+        let room = items.iter().map(|item| OP_ROOM + item.op.payload_bytes()).sum();
+        let mut batch = WriteBatch::with_capacity_bytes(room);
         // First and last, where `wal` looks for it.
         batch.put_log_data(self.mark.bytes());
         let mut emptied = Vec::new();
