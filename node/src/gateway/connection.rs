@@ -55,6 +55,8 @@ pub struct Connection<S> {
     pub(super) held_since: Option<Instant>,
     /// What is at hand has waited too long: in this turn it is refused.
     pub(super) shedding: bool,
+    /// An answer came since the socket was last looked at.
+    pub(super) answered: bool,
     pub(super) now: Instant,
     /// Silence after which the client is taken for gone.
     pub(super) silence_max: Option<Duration>,
@@ -103,6 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             held: None,
             held_since: None,
             shedding: false,
+            answered: false,
             now,
             heard_at: now,
             ending: None,
@@ -156,6 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn take_notes(&mut self) -> Result<(), End> {
         let notes = self.session.mailbox.take();
         self.session.granted(notes.granted);
+        self.answered |= !notes.answers.is_empty();
         for answered in notes.answers {
             if answered.lane != OWN {
                 self.lane_answered(answered)?;

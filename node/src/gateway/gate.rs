@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -26,8 +26,10 @@ use super::mailbox::Mailbox;
 const TARGET: Duration = Duration::from_millis(150);
 /// How often the limit is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// From here on, what a client sends may as well wait in its socket for the next answer.
+const SLOW: Duration = Duration::from_millis(50);
 /// A shard that answered nothing for this long has other troubles than load.
-const STALLED: Duration = Duration::from_millis(500);
+pub(super) const STALLED: Duration = Duration::from_millis(500);
 /// Commands a node lets through at least, over all shards, however late they are answered: fewer
 /// would make batches small and answers no faster.
 const NODE_MIN: usize = 8_192;
@@ -87,6 +89,8 @@ pub struct Gate {
     start: Instant,
     /// Milliseconds from `start` to the latest answer.
     answered_ms: AtomicU64,
+    /// Answers took longer than [`SLOW`] when the latency was last looked at.
+    slow: AtomicBool,
 }
 
 /// What was seen since the limit was last looked at.
@@ -116,6 +120,7 @@ impl Gate {
             closing: Semaphore::new(SESSIONS_AT_ONCE),
             start,
             answered_ms: AtomicU64::new(0),
+            slow: AtomicBool::new(false),
         }
     }
 
@@ -155,6 +160,7 @@ impl Gate {
                 let limit = self.limit.load(Ordering::Relaxed);
                 let limit = pace.next_limit(limit).clamp(self.limit_min, LIMIT_MAX);
                 self.limit.store(limit, Ordering::Relaxed);
+                self.slow.store(pace.latency() > SLOW, Ordering::Relaxed);
                 *pace = Pace {
                     since: now,
                     answers: 0,
@@ -208,6 +214,11 @@ impl Gate {
     pub fn moves(&self, now: Instant) -> bool {
         let now = millis(now.saturating_duration_since(self.start));
         now.saturating_sub(self.answered_ms.load(Ordering::Relaxed)) < millis(STALLED)
+    }
+
+    /// Whether answers come, but late.
+    pub fn is_slow(&self, now: Instant) -> bool {
+        self.slow.load(Ordering::Relaxed) && self.moves(now)
     }
 
     fn queue(&self) -> MutexGuard<'_, VecDeque<Arc<Mailbox>>> {
@@ -264,11 +275,16 @@ impl Drop for Pass<'_> {
 }
 
 impl Pace {
+    /// On average.
+    fn latency(&self) -> Duration {
+        Duration::from_micros(self.latency_us / self.answers.max(1))
+    }
+
     fn next_limit(&self, limit: usize) -> usize {
         if self.answers == 0 {
             return limit;
         }
-        let (target, seen) = (TARGET.as_micros() as f64, self.latency_us as f64 / self.answers as f64);
+        let (target, seen) = (TARGET.as_secs_f64(), self.latency().as_secs_f64());
         if seen > target {
             // Not by more than a third at once: one late answer is not a trend.
             (limit as f64 * (target / seen).max(0.66)) as usize
@@ -353,6 +369,21 @@ mod tests {
         assert_eq!(low, Some(LIMIT));
         let high = (0..100).map(|_| after(TARGET / 2, true)).last();
         assert_eq!(high, Some(LIMIT_MAX));
+    }
+
+    /// What is answered late is slow, what is not answered at all is stalled.
+    #[test]
+    fn a_slow_shard_is_one_that_answers() {
+        let gate = gate();
+        let after = |at: Duration, latency: Duration| {
+            gate.inside.fetch_add(1, Ordering::SeqCst);
+            gate.answered(1, latency, gate.start + at);
+            gate.is_slow(gate.start + at)
+        };
+        assert!(!after(LOOK_EVERY, SLOW));
+        assert!(after(LOOK_EVERY * 2, SLOW * 2));
+        assert!(!gate.is_slow(gate.start + LOOK_EVERY * 2 + STALLED));
+        assert!(!after(LOOK_EVERY * 9, SLOW / 2));
     }
 
     /// A shard without a leader answers nothing; that is no overload.

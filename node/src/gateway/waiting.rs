@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::Connection;
+use super::gate;
 use super::reasons::End;
 
 /// How often a publish that found the node's budget used up is tried again.
@@ -53,6 +54,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let noted = self.session.mailbox.poll(cx.waker());
             let wrote = self.poll_write(cx);
             let read = self.poll_read(cx);
+            // Looked once; what comes from now on may wait for the next answer.
+            self.answered = false;
             let deadline = self.next_deadline();
             let late = self.alarm.poll(deadline, cx);
             if noted || wrote || read || late {
@@ -117,7 +120,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Whether the socket is read.
     fn listens(&self) -> bool {
-        self.ending.is_none() && !self.socket.ended && self.takes_packets()
+        self.ending.is_none() && !self.socket.ended && self.takes_packets() && !self.naps()
+    }
+
+    /// While answers come late, the socket is read when one has come, and not for every packet: a
+    /// read costs as much as several messages do, and none of them would be answered sooner.
+    fn naps(&self) -> bool {
+        !self.answered && self.inflight.unacknowledged() > 0 && self.session.gate().is_slow(self.now)
     }
 
     /// # Errors
@@ -176,6 +185,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.children.as_ref().and_then(|children| children.next_deadline()),
             self.held_until(),
             self.messages.due_at(),
+            // Answers that stop coming wake nobody.
+            self.naps().then(|| self.now + gate::STALLED),
             silence,
         ]
         .into_iter()
