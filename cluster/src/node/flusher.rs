@@ -17,6 +17,8 @@ use crate::storage::{LogStore, StateStore};
 use crate::transport::{Refusal, Transport};
 
 const TICK: Duration = Duration::from_secs(1);
+/// Twice this, and the applied state of a silent device is no longer kept in memory.
+const REST_EVERY: Duration = Duration::from_secs(10);
 /// How often the disk is looked at: somebody else may fill it at once.
 const DISK_LOOK: Duration = Duration::from_millis(100);
 /// Unflushed state that is flushed at once.
@@ -41,12 +43,18 @@ impl Flusher {
     /// A flush failed: what is durable is unknown, the process must end.
     pub async fn run(&self, mut stop: StopSignal) -> Result<(), PartError> {
         let mut waited = Duration::ZERO;
+        let mut rested = Duration::ZERO;
         loop {
             tokio::select! {
                 () = stop.stopped() => return Ok(()),
                 () = self.watch_disk() => {}
             }
             waited += TICK;
+            rested += TICK;
+            if rested >= REST_EVERY {
+                rested = Duration::ZERO;
+                self.peers.groups().iter().for_each(|group| group.shared.rest());
+            }
             let held: usize = self.peers.groups().iter().map(|g| g.shared.held_bytes()).sum();
             let unflushed = self.state.unflushed_bytes().saturating_add(held as u64);
             self.report(unflushed);

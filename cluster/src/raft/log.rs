@@ -289,9 +289,14 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let mut encoded = Vec::new();
         {
             let mut shared = self.lock();
-            for entry in entries {
+            for mut entry in entries {
                 first_index.get_or_insert(entry.log_id.index);
                 let bytes = encode_entry(&entry);
+                // What the tail keeps is this copy: the original may be a piece of a whole frame,
+                // or lie in a buffer that was made for a larger batch.
+                if let EntryPayload::Normal(payload) = &mut entry.payload {
+                    payload.0 = bytes.slice(ENTRY_HEADER_LEN..);
+                }
                 shared.tail.push(entry, bytes.len());
                 encoded.push(bytes);
             }

@@ -60,6 +60,9 @@ pub trait Apply: Send + Sync + 'static {
     /// Adds everything held back to `rows`, which are written next.
     fn drain(&mut self, _rows: &mut Rows<'_>) {}
 
+    /// Called now and then: what was not used since the last time need not be kept in memory.
+    fn rest(&mut self) {}
+
     /// The applied state of a device, if it is at hand. What is held back is.
     fn device(&self, _key: &DeviceKey) -> Option<DeviceState> {
         None
@@ -360,6 +363,13 @@ impl GroupShared {
     /// The applied state of a device, if it need not be read from the store.
     pub fn device(&self, key: &DeviceKey) -> Option<DeviceState> {
         lock(&*self.core()?).app.device(key)
+    }
+
+    /// See [`Apply::rest`].
+    pub fn rest(&self) {
+        if let Some(core) = self.core() {
+            lock(&core).app.rest();
+        }
     }
 
     /// About how many bytes are held back.

@@ -147,6 +147,10 @@ impl Apply for ShardApply {
         self.cache.drain(rows);
     }
 
+    fn rest(&mut self) {
+        self.cache.rest();
+    }
+
     fn device(&self, key: &DeviceKey) -> Option<DeviceState> {
         self.cache.get(key).cloned()
     }

@@ -104,6 +104,14 @@ impl StateCache {
         }
     }
 
+    /// Forgets what was not used since the last time, so that devices that fell silent leave memory.
+    /// Not while some are changed and not yet turned into rows.
+    pub fn rest(&mut self) {
+        if self.changed.is_empty() {
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+
     pub fn clear(&mut self) {
         *self = Self::new(self.half * 2);
     }

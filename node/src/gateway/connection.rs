@@ -118,16 +118,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Serves the client until the end, and says goodbye. The session's end is committed in the
     /// background.
-    pub async fn run(mut self) {
+    ///
+    /// In a box, and its end in another: a future keeps room for everything it will ever hold, and
+    /// most connections are idle.
+    pub async fn run(mut self: Box<Self>) {
         self.wake_children();
-        let end = loop {
+        let end = self.serve().await;
+        Box::pin(self.finish(end)).await;
+    }
+
+    async fn serve(&mut self) -> End {
+        loop {
             self.now = Instant::now();
             if let Err(end) = self.turn() {
-                break end;
+                return end;
             }
             self.wait().await;
-        };
-        self.finish(end).await;
+        }
     }
 
     fn turn(&mut self) -> Result<(), End> {
@@ -427,7 +434,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    async fn finish(mut self, end: End) {
+    async fn finish(mut self: Box<Self>, end: End) {
         metrics::ended(end.label());
         tracing::debug!(device = %self.key, generation = self.session.generation, reason = end.label(), "connection ended");
         if self.mute {
@@ -443,7 +450,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             session,
             messages,
             ..
-        } = self;
+        } = *self;
         if let Some(command) = messages.unsettled(session.generation) {
             closer::carry_out(&shared, key, command);
         }

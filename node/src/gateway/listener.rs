@@ -355,7 +355,7 @@ async fn serve(place: Place, stream: std::net::TcpStream, peer: SocketAddr, belo
     // Boxed apart: most of a connection's life needs only the second.
     let admitted = Box::pin(handshake::admit(&shared, &mut socket, peer)).await;
     match admitted {
-        Some(admitted) => Box::pin(Connection::new(shared, socket, admitted).run()).await,
+        Some(admitted) => Box::new(Connection::new(shared, socket, admitted)).run().await,
         None => socket.close_gently(shared.limits.linger).await,
     }
     drop(place);
