@@ -61,6 +61,8 @@ pub struct Connection<S> {
     pub(super) heard_at: Instant,
     pub(super) expiry_secs: u32,
     pub(super) keep_alive_secs: u16,
+    /// A PUBACK may carry its receipt.
+    pub(super) wants_receipts: bool,
     /// The session began with this connection.
     pub(super) is_fresh: bool,
     /// Those it acts for, once it does.
@@ -96,6 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             silence_max: (keep_alive > 0).then(|| Duration::from_millis(keep_alive * 1500)),
             expiry_secs: admitted.expiry_secs,
             keep_alive_secs: admitted.keep_alive_secs,
+            wants_receipts: admitted.wants_receipts,
             is_fresh: admitted.is_fresh,
             children: None,
             shared,

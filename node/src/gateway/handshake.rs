@@ -39,6 +39,8 @@ pub struct Admitted {
     pub expiry_secs: u32,
     /// QoS 1 downlinks the client takes unacknowledged.
     pub client_receive_maximum: u16,
+    /// User properties may come with a PUBACK.
+    pub wants_receipts: bool,
     /// The session began with this connection.
     pub is_fresh: bool,
     /// In the device's queue.
@@ -331,6 +333,7 @@ fn accept(shared: &Shared, mut protocol: Protocol, request: &Request, opened: Op
         keep_alive_secs: opened.keep_alive_secs,
         expiry_secs: opened.expiry_secs,
         client_receive_maximum: request.client_receive_maximum,
+        wants_receipts: request.wants_problem_info,
         is_fresh: !opened.session_present,
         messages: opened.messages,
     }

@@ -247,7 +247,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if reason != PublishAckReason::Success && !self.protocol.is_v5() {
             return Err(End::PublishRefused("refused"));
         }
-        let properties = receipt_of(outcome).map(receipt_property).unwrap_or_default();
+        let receipt = receipt_of(outcome).filter(|_| self.wants_receipts);
+        let properties = receipt.map(receipt_property).unwrap_or_default();
         if !self.is_mute() {
             self.protocol
                 .puback(&mut self.socket.output, packet_id, reason, properties);
