@@ -559,6 +559,33 @@ fn never_acknowledging_client_is_bounded() {
     });
 }
 
+/// With the node's buffers used up, a question is refused in its own words before anybody is asked.
+#[test]
+fn no_room_for_an_answer_is_said() {
+    let limits = Limits {
+        buffer_bytes_max: 64 * 1024,
+        admission_wait: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    with_gateway(limits, |bench| async move {
+        let mut lamp = Client5::connected(&bench, "lamp").await;
+        lamp.subscribe(&[("devices/lamp/twin/res/+", QoS::AtMostOnce)]).await;
+        let before = bench.fake.submitted();
+        lamp.publish(1, "devices/lamp/twin/get/1", "").await;
+        assert_eq!(lamp.puback().await.reason_code, v5::PublishAckReason::QuotaExceeded);
+        let told = lamp.published().await;
+        assert!(told.payload.starts_with(br#"{"error""#), "{told:?}");
+        assert!(told.payload.ends_with(br#""status":429}"#), "{told:?}");
+        let mut old = Client3::connected(&bench, "old").await;
+        old.publish(1, "devices/old/twin/get/1", "").await;
+        assert_eq!(old.puback().await, 1, "3.1.1 has no other word for it");
+        // Its session was opened.
+        assert_eq!(bench.fake.submitted(), before + 1);
+        lamp.publish(2, "devices/lamp/telemetry", "x").await;
+        assert_eq!(lamp.puback().await.reason_code, v5::PublishAckReason::Success);
+    });
+}
+
 /// What does not fit the client's maximum packet size is not sent to it.
 #[test]
 fn client_maximum_packet_size_is_kept() {

@@ -50,6 +50,8 @@ pub enum After {
         packet_id: Option<NonZeroU16>,
     },
     TwinReported {
+        /// Bytes set aside for the answer.
+        promised: usize,
         to: ResponseTo,
         packet_id: Option<NonZeroU16>,
     },

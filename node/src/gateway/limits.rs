@@ -45,6 +45,9 @@ pub struct Limits {
     pub write_buffer_bytes_max: usize,
     /// How long that buffer may be over its bound, or make no progress. Default 30 s.
     pub slow_reader_timeout: Duration,
+    /// Bytes of answers promised to one client, or not read by it; beyond, its next question waits
+    /// in its socket. Default 256 KiB; one answer is always promised.
+    pub answer_bytes_max: usize,
     /// Downlinks waiting for a client's window. Default 64; the newest are dropped.
     pub down_queue_max: usize,
     /// Bytes of those downlinks. Default 512 KiB.
@@ -90,6 +93,7 @@ impl Default for Limits {
             slow_reader_timeout: Duration::from_secs(30),
             down_queue_max: 64,
             down_queue_bytes_max: 512 * 1024,
+            answer_bytes_max: 256 * 1024,
             down_in_flight_max: 16,
             keep_alive_secs_max: 3600,
             commit_timeout: Duration::from_secs(10),

@@ -19,6 +19,7 @@ use super::inflight::{After, Outcome};
 use super::metrics;
 use super::reasons::{self, End, Violation};
 use super::session::Room;
+use super::twin::TOO_MANY;
 
 /// User property of a PUBACK: the receipt as text.
 const RECEIPT: ByteString = ByteString::from_static("holdfast-receipt");
@@ -43,7 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Err(_) => return self.refuse(&publish, PublishAckReason::TopicNameInvalid, "unknown_topic"),
         };
         match target {
-            PublishTopic::TwinGet { rid } => self.on_twin_get(&publish, device, rid),
+            PublishTopic::TwinGet { rid } => self.on_twin_get(publish, device, rid),
             PublishTopic::TwinReported { rid } => self.on_twin_reported(publish, device, rid),
             PublishTopic::MethodResponse { rid } => {
                 let device = device.unwrap_or_else(|| self.key.device.clone());
@@ -213,7 +214,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.answer_unsubscribe(packet_id, &filters);
                 Ok(())
             }
-            After::TwinRead { to, packet_id } => self.answer_twin_get(to, packet_id, outcome),
+            After::TwinRead {
+                to,
+                promised,
+                packet_id,
+            } => {
+                self.session.keep_promise(promised);
+                self.answer_twin_get(to, packet_id, outcome)
+            }
             After::TwinReported { to, packet_id } => self.answer_twin_reported(to, packet_id, outcome),
         }
     }
@@ -242,6 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         if let Some(label) = label {
             metrics::puback(label);
+            Outcome::LocalTwin(TOO_MANY, _) => (PublishAckReason::QuotaExceeded, None),
             metrics::ingested(outcome_label(outcome));
         }
         if reason != PublishAckReason::Success && !self.protocol.is_v5() {

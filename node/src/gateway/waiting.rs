@@ -15,6 +15,9 @@ use super::reasons::End;
 /// How often a publish that found the node's budget used up is tried again.
 const HELD_RETRY: Duration = Duration::from_millis(100);
 
+/// How long a client may be behind while room is short.
+const SLOW_LOOK: Duration = Duration::from_secs(1);
+
 /// The timer of a connection, made when it is first needed.
 #[derive(Default)]
 pub(super) struct Alarm {
@@ -134,6 +137,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !self.listens() {
             // Silence that we caused is not the client's.
             self.heard_at = self.now;
+        if passed(self.slow_since, SLOW_LOOK) && self.session.is_in_the_way() {
+            return Err(End::BuffersFull);
+        }
         }
         if self.silence_max.is_some_and(|max| passed(Some(self.heard_at), max)) {
             return Err(End::KeepAlive);
@@ -155,7 +161,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.held.as_ref()?;
         let retry = self.now + HELD_RETRY;
         if !self.session.is_queued() {
-            return Some(retry);
+            // A client that does not read is looked at again once it has.
+            return self.slow_since.is_none().then_some(retry);
         }
         let late = self.held_since? + self.shared.limits.admission_wait;
         self.protocol.is_v5().then_some(late.max(retry))
@@ -171,7 +178,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.inflight.oldest().map(|since| since + limits.commit_timeout),
             self.inflight.resend_at(),
             self.methods.next_deadline(),
-            self.slow_since.map(|since| since + limits.slow_reader_timeout),
+            self.slow_since
+                .map(|since| (since + limits.slow_reader_timeout).min(self.now + SLOW_LOOK)),
             self.announce_at,
             self.children.as_ref().and_then(|children| children.next_deadline()),
             self.held_until(),
