@@ -189,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 .mul_f64(rand::rng().random_range(0.0..1.0));
             self.announce_at.get_or_insert(self.now + spread);
         }
-        if let Some(taken) = notes.taken {
+        for taken in notes.taken {
             self.messages_taken(taken)?;
         }
         for downlink in notes.downlinks {
@@ -225,15 +225,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.publish_down(topic, json.into_bytes());
                 Ok(())
             }
-            DownlinkBody::Message(pushed) => {
-                if *device == self.key.device {
-                    self.message_pushed(*pushed);
-                }
+            DownlinkBody::Message(pushed) if *device == self.key.device => {
+                self.message_pushed(*pushed);
                 Ok(())
             }
-            DownlinkBody::MessagesWaiting => {
+            DownlinkBody::Message(_) | DownlinkBody::MessagesWaiting => {
                 if *device == self.key.device {
                     self.messages.noticed();
+                } else if let Some(children) = &mut self.children {
+                    children.messages_noticed(device);
                 }
                 Ok(())
             }
@@ -312,7 +312,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Incoming::PubAck { packet_id, accepted } => {
                 self.down.acknowledged(packet_id);
-                self.messages.acknowledged(packet_id, accepted);
+                if !self.messages.acknowledged(packet_id, accepted) {
+                    if let Some(children) = &mut self.children {
+                        children.acknowledged(packet_id, accepted);
+                    }
+                }
                 Ok(())
             }
             Incoming::Subscribe(subscribe) => self.on_subscribe(subscribe),
@@ -423,6 +427,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let bound = self.shared.limits.write_buffer_bytes_max;
             self.down.send(&mut self.protocol, &mut self.socket.output, bound);
             self.send_messages();
+            self.send_messages_of_children();
         }
     }
 

@@ -199,6 +199,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.part_settled(*part, &outcome);
                 Ok(())
             }
+            After::Mark(marks) => {
+                self.marked(marks, &outcome);
+                Ok(())
+            }
+            After::Unmark(mark) => {
+                self.subscriptions.retain(|kept| kept.filter != mark);
+                Ok(())
+            }
             // Only in lanes.
             After::Elsewhere { .. } => Ok(()),
             After::PubAck { packet_id } => self.acknowledge(packet_id, &outcome),
@@ -242,6 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn acknowledge(&mut self, packet_id: std::num::NonZeroU16, outcome: &Outcome) -> Result<(), End> {
         let (reason, label) = match outcome {
             Outcome::Local(reason) => (*reason, None),
+            Outcome::LocalTwin(TOO_MANY, _) => (PublishAckReason::QuotaExceeded, None),
             Outcome::LocalTwin(..) => (PublishAckReason::PayloadFormatInvalid, None),
             Outcome::Device(_) => match refusal_of(outcome) {
                 Some(refusal) => (reasons::puback(refusal), Some(refusal_label(refusal))),
@@ -250,7 +259,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         if let Some(label) = label {
             metrics::puback(label);
-            Outcome::LocalTwin(TOO_MANY, _) => (PublishAckReason::QuotaExceeded, None),
             metrics::ingested(outcome_label(outcome));
         }
         if reason != PublishAckReason::Success && !self.protocol.is_v5() {

@@ -159,6 +159,13 @@ impl SessionGuard {
         held
     }
 
+    /// As [`Self::hold`], for something that may turn out smaller. No single one takes more than
+    /// half of the budget, or it might never get it; says how much it took.
+    pub(super) fn hold_up_to(&mut self, bytes: usize) -> Option<usize> {
+        let bytes = bytes.min(self.shared.in_flight_bytes.max() / 2);
+        self.hold(bytes).then_some(bytes)
+    }
+
     /// Undoes [`Self::hold`].
     pub(super) fn let_go(&mut self, bytes: usize) {
         self.bytes -= bytes;

@@ -83,7 +83,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Ready(Ok(())) => {
                 self.slow_since = None;
                 // Room again for packets or downlinks that waited for it.
-                full || self.down.is_waiting() || self.methods.is_waiting() || self.messages.is_ready()
+                full || self.down.is_waiting()
+                    || self.methods.is_waiting()
+                    || self.messages.is_ready()
+                    || self.children.as_ref().is_some_and(|children| children.has_ready())
             }
             Poll::Ready(Err(_)) => {
                 // Nobody hears us; what was received is still carried out.
@@ -134,12 +137,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if passed(self.slow_since, limits.slow_reader_timeout) {
             return Err(End::SlowReader);
         }
-        if !self.listens() {
-            // Silence that we caused is not the client's.
-            self.heard_at = self.now;
         if passed(self.slow_since, SLOW_LOOK) && self.session.is_in_the_way() {
             return Err(End::BuffersFull);
         }
+        if !self.listens() {
+            // Silence that we caused is not the client's.
+            self.heard_at = self.now;
         }
         if self.silence_max.is_some_and(|max| passed(Some(self.heard_at), max)) {
             return Err(End::KeepAlive);
