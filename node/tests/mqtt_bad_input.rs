@@ -599,6 +599,23 @@ fn client_maximum_packet_size_is_kept() {
     });
 }
 
+/// A client whose packets are smaller than any CONNACK is not left waiting for one.
+#[test]
+fn a_client_that_no_connack_fits_is_closed() {
+    with_gateway(Limits::default(), |bench| async move {
+        let mut raw = Raw::connect(&bench).await;
+        // Maximum Packet Size 8.
+        raw.send(b"\x10\x15\0\x04MQTT\x05\x02\0\x3c\x05\x27\0\0\0\x08\0\x03big")
+            .await;
+        assert!(raw.until_closed().await.is_empty());
+        eventually("its session is closed", || {
+            let state = bench.fake.state("big");
+            state.last_generation == 1 && state.connected_via().is_none()
+        })
+        .await;
+    });
+}
+
 /// A client that reads nothing is closed when it has not read for too long.
 #[test]
 fn slow_reader_is_closed() {

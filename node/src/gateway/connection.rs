@@ -108,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             shedding: false,
             now,
             heard_at: now,
-            ending: None,
+            ending: admitted.is_unheard.then_some(End::Lost),
             mute: false,
             slow_since: None,
             announce_at: None,

@@ -43,6 +43,8 @@ pub struct Admitted {
     pub wants_receipts: bool,
     /// The session began with this connection.
     pub is_fresh: bool,
+    /// No CONNACK fits the packets the client takes.
+    pub is_unheard: bool,
     /// In the device's queue.
     pub messages: u32,
 }
@@ -301,6 +303,7 @@ async fn open_until(shared: &Arc<Shared>, key: &DeviceKey, command: Command) -> 
 
 fn accept(shared: &Shared, mut protocol: Protocol, request: &Request, opened: Opened, out: &mut BytesMut) -> Admitted {
     let limits = &shared.limits;
+    let before = out.len();
     let v3 = v3::ConnectAck {
         return_code: v3::ConnectAckReason::ConnectionAccepted,
         session_present: opened.session_present,
@@ -335,6 +338,7 @@ fn accept(shared: &Shared, mut protocol: Protocol, request: &Request, opened: Op
         client_receive_maximum: request.client_receive_maximum,
         wants_receipts: request.wants_problem_info,
         is_fresh: !opened.session_present,
+        is_unheard: out.len() == before,
         messages: opened.messages,
     }
 }
