@@ -6,12 +6,16 @@
 //! that a slow machine is slow in both.
 
 use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use holdfast_tests::clients::raw::{self, Raw};
 use holdfast_tests::harness::{eventually, Cluster, Plan};
 use simulator::fleet::Timing;
 use simulator::{Fleet, FleetConfig, FleetReport, Load, Progress};
+
+/// Whoever compares figures has the machine for itself, as far as this program goes.
+static MACHINE: RwLock<()> = RwLock::new(());
 
 const DEVICES: usize = 300;
 /// What the server allows a device to have unacknowledged.
@@ -110,6 +114,7 @@ fn terms(cluster: &Cluster) -> Vec<u64> {
 /// served in time again as soon as the overload is over.
 #[test]
 fn overload_costs_neither_goodput_nor_leaders_nor_memory() {
+    let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     let cluster = Cluster::start_plan(Plan {
         nodes: 3,
         env: vec![("HOLDFAST_LIMITS_MEMORY_BYTES_MAX".into(), MEMORY_BYTES_MAX.to_string())],
@@ -231,6 +236,7 @@ fn storm(cluster: &Cluster, threads: usize, time: Duration) -> BTreeMap<(u8, Opt
 /// anything that it would take as final.
 #[test]
 fn a_storm_of_connects_spares_the_connected() {
+    let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     let cluster = Cluster::up(3);
     let (devices, threads) = (60, 6);
     let load = Load::open(600.0, devices, 8);
@@ -274,6 +280,7 @@ fn a_storm_of_connects_spares_the_connected() {
 /// A full node says so in the client's own words instead of cutting it off.
 #[test]
 fn one_connection_too_many_is_told_to_come_back() {
+    let _beside = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let cluster = Cluster::start_plan(Plan {
         nodes: 1,
         env: vec![("HOLDFAST_LIMITS_CONNECTIONS_MAX".into(), "2".into())],
@@ -294,7 +301,7 @@ fn one_connection_too_many_is_told_to_come_back() {
 /// because buffers grow by doubling.
 const UNREAD_BYTES_MAX: u64 = 2 * (256 << 10);
 /// What the memory of a busy node moves by anyway.
-const NOISE_BYTES: u64 = 32 << 20;
+const NOISE_BYTES: u64 = 48 << 20;
 
 /// Clients that ask again and again for large answers, and read none of them.
 fn deaf_clients(cluster: &Cluster, count: usize) -> Vec<Raw> {
@@ -334,6 +341,7 @@ fn deaf_clients(cluster: &Cluster, count: usize) -> Vec<Raw> {
 /// buffers; everybody else is served meanwhile.
 #[test]
 fn clients_that_never_read_cost_bounded_memory() {
+    let _beside = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     const CLIENTS: usize = 100;
     let cluster = Cluster::start_plan(Plan {
         nodes: 1,
@@ -365,6 +373,7 @@ fn clients_that_never_read_cost_bounded_memory() {
 /// Where room is short, those who do not read make room at once, and nobody else is closed.
 #[test]
 fn clients_that_never_read_make_room() {
+    let _beside = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     const BUFFERS: u64 = 8 << 20;
     let cluster = Cluster::start_plan(Plan {
         nodes: 1,
@@ -391,6 +400,7 @@ fn clients_that_never_read_make_room() {
 /// Clients that read and never acknowledge are kept, at the price of their window.
 #[test]
 fn clients_that_never_acknowledge_cost_bounded_memory() {
+    let _beside = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     const CLIENTS: usize = 20;
     let cluster = Cluster::up(1);
     let address = cluster.mqtt()[0];

@@ -76,8 +76,8 @@ fn pages_that_are_not_read_cost_bounded_memory() {
     let status = || {
         let url = format!("http://{}{page}", cluster.http()[0]);
         let http = client(Duration::from_secs(20));
-        let answer = http.get(url).bearer_auth(&cluster.file.token).send();
-        let answer = cluster.runtime().block_on(answer).map_err(|error| error.to_string())?;
+        let ask = async { http.get(url).bearer_auth(&cluster.file.token).send().await };
+        let answer = cluster.runtime().block_on(ask).map_err(|error| error.to_string())?;
         Ok::<_, String>(answer.status().as_u16())
     };
     let mut most = 0;
@@ -168,7 +168,9 @@ fn downlinks_that_are_not_read_cost_bounded_memory() {
             let body = serde_json::json!({"payload": payload, "timeout_ms": 1_000});
             http.post(url).bearer_auth(&cluster.file.token).json(&body).send()
         });
-        let answers = cluster.runtime().block_on(futures::future::join_all(calls));
+        let answers = cluster
+            .runtime()
+            .block_on(async { futures::future::join_all(calls).await });
         for answer in answers {
             let status = answer.unwrap().status().as_u16();
             assert!([404, 429, 504].contains(&status), "a call ended with {status}");
