@@ -559,6 +559,33 @@ fn never_acknowledging_client_is_bounded() {
     });
 }
 
+/// With the node's buffers used up, a question is refused in its own words before anybody is asked.
+#[test]
+fn no_room_for_an_answer_is_said() {
+    let limits = Limits {
+        buffer_bytes_max: 64 * 1024,
+        admission_wait: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    with_gateway(limits, |bench| async move {
+        let mut lamp = Client5::connected(&bench, "lamp").await;
+        lamp.subscribe(&[("devices/lamp/twin/res/+", QoS::AtMostOnce)]).await;
+        let before = bench.fake.submitted();
+        lamp.publish(1, "devices/lamp/twin/get/1", "").await;
+        assert_eq!(lamp.puback().await.reason_code, v5::PublishAckReason::QuotaExceeded);
+        let told = lamp.published().await;
+        assert!(told.payload.starts_with(br#"{"error""#), "{told:?}");
+        assert!(told.payload.ends_with(br#""status":429}"#), "{told:?}");
+        let mut old = Client3::connected(&bench, "old").await;
+        old.publish(1, "devices/old/twin/get/1", "").await;
+        assert_eq!(old.puback().await, 1, "3.1.1 has no other word for it");
+        // Its session was opened.
+        assert_eq!(bench.fake.submitted(), before + 1);
+        lamp.publish(2, "devices/lamp/telemetry", "x").await;
+        assert_eq!(lamp.puback().await.reason_code, v5::PublishAckReason::Success);
+    });
+}
+
 /// What does not fit the client's maximum packet size is not sent to it.
 #[test]
 fn client_maximum_packet_size_is_kept() {
@@ -569,6 +596,23 @@ fn client_maximum_packet_size_is_kept() {
         lamp.puback().await;
         lamp.send(v5::Packet::PingRequest).await;
         assert!(matches!(lamp.next().await, Some(v5::Packet::PingResponse)));
+    });
+}
+
+/// A client whose packets are smaller than any CONNACK is not left waiting for one.
+#[test]
+fn a_client_that_no_connack_fits_is_closed() {
+    with_gateway(Limits::default(), |bench| async move {
+        let mut raw = Raw::connect(&bench).await;
+        // Maximum Packet Size 8.
+        raw.send(b"\x10\x15\0\x04MQTT\x05\x02\0\x3c\x05\x27\0\0\0\x08\0\x03big")
+            .await;
+        assert!(raw.until_closed().await.is_empty());
+        eventually("its session is closed", || {
+            let state = bench.fake.state("big");
+            state.last_generation == 1 && state.connected_via().is_none()
+        })
+        .await;
     });
 }
 

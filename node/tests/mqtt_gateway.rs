@@ -3,15 +3,16 @@
 
 mod mqtt_support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use actors::device::{Command, OpenSession, Precondition, Status};
+use actors::device::{Command, Message, OpenSession, Precondition, Status};
 use actors::id::{DeviceId, Gateway};
 use mqtt_support::fake::Fault;
 use mqtt_support::{eventually, with_gateway, Bench, Client3, Client5};
 use node::gateway::Limits;
-use rmqtt_codec::types::QoS;
-use rmqtt_codec::v5::{PublishAckReason, SubscribeAckReason};
+use rmqtt_codec::types::{Publish, QoS};
+use rmqtt_codec::v5::{Packet, PublishAck, PublishAckReason, Subscribe, SubscribeAckReason, SubscriptionOptions};
 
 fn device(id: &str) -> DeviceId {
     DeviceId::parse(id).unwrap()
@@ -209,6 +210,235 @@ fn one_suback_answers_for_all_devices_of_a_subscribe() {
             assert_eq!(publish.topic, format!("devices/{child}/twin/desired"));
             assert_eq!(publish.qos == QoS::AtLeastOnce, child == "a");
         }
+    });
+}
+
+fn kept(bench: &Bench, id: &str) -> Vec<String> {
+    let session = bench.fake.state(id).session;
+    let kept = session.iter().flat_map(|session| &session.subscriptions);
+    kept.map(|subscription| subscription.filter.clone()).collect()
+}
+
+/// What the SUBACK refuses is in nobody's session; of a child that took its filter the gateway's
+/// session keeps a mark, once.
+#[test]
+fn refused_filters_are_not_remembered() {
+    with_gateway(Limits::default(), |bench| async move {
+        register(&bench, &["a"]);
+        let mut hub = Client5::connected(&bench, "hub").await;
+        let foreign = [("devices/stranger/#", QoS::AtLeastOnce)];
+        assert_eq!(hub.subscribe(&foreign).await, [SubscribeAckReason::NotAuthorized]);
+        assert_eq!(kept(&bench, "hub"), [""; 0]);
+        let filters = [
+            ("devices/stranger/#", QoS::AtLeastOnce),
+            ("devices/a/#", QoS::AtLeastOnce),
+            ("devices/hub/#", QoS::AtMostOnce),
+        ];
+        for _ in 0..2 {
+            let granted = hub.subscribe(&filters).await;
+            use SubscribeAckReason::{GrantedQos0, GrantedQos1, NotAuthorized};
+            assert_eq!(granted, [NotAuthorized, GrantedQos1, GrantedQos0]);
+            let mut own = kept(&bench, "hub");
+            own.sort();
+            assert_eq!(own, ["devices/a/", "devices/hub/#"]);
+        }
+        assert_eq!(kept(&bench, "a"), ["devices/a/#"]);
+        assert_eq!(kept(&bench, "stranger"), [""; 0]);
+    });
+}
+
+/// A child that was taken from the gateway while it was away is forgotten when it comes back.
+#[test]
+fn a_mark_for_no_child_is_dropped() {
+    with_gateway(Limits::default(), |bench| async move {
+        register(&bench, &["a", "b"]);
+        let lasting = |c: &mut rmqtt_codec::v5::Connect| {
+            c.clean_start = false;
+            c.session_expiry_interval_secs = 600;
+        };
+        let (mut hub, _) = Client5::open(&bench, "hub", lasting).await;
+        for filter in ["devices/a/#", "devices/b/#"] {
+            hub.subscribe(&[(filter, QoS::AtLeastOnce)]).await;
+        }
+        drop(hub);
+        eventually("it is gone", || bench.fake.state("hub").connected_via().is_none()).await;
+        let unassign = Command::PatchDevice {
+            status: None,
+            condition: Precondition::None,
+            gateway: Some(None),
+        };
+        bench.fake.operate("a", unassign).unwrap();
+        let (_hub, _) = Client5::open(&bench, "hub", lasting).await;
+        eventually("only the child is remembered", || kept(&bench, "hub") == ["devices/b/"]).await;
+        eventually("the child is back", || bench.fake.state("b").connected_via().is_some()).await;
+    });
+}
+
+fn queue(bench: &Bench, child: &str, id: &str) {
+    let message = Message {
+        id: id.to_owned(),
+        body: id.as_bytes().to_vec(),
+        ..Message::default()
+    };
+    let message = Box::new(message);
+    let queue = Command::EnqueueMessage {
+        message,
+        ttl_secs: None,
+    };
+    bench.fake.operate(child, queue).unwrap();
+}
+
+fn queued(bench: &Bench, child: &str) -> usize {
+    bench.fake.state(child).messages().queue.len()
+}
+
+async fn acknowledge(hub: &mut Client5, publish: &Publish) {
+    let ack = PublishAck {
+        packet_id: publish.packet_id.unwrap(),
+        reason_code: PublishAckReason::Success,
+        properties: Vec::new(),
+        reason_string: None,
+    };
+    hub.send(Packet::PublishAck(ack)).await;
+}
+
+/// The children share the window of the one connection; each one's messages come in its order, and
+/// none is starved by another's.
+#[test]
+fn messages_of_children_come_in_order_within_the_window() {
+    with_gateway(Limits::default(), |bench| async move {
+        register(&bench, &["a", "b", "c"]);
+        for child in ["a", "b", "c"] {
+            for n in 0..10 {
+                queue(&bench, child, &format!("m-{n}"));
+            }
+        }
+        let (mut hub, _) = Client5::open(&bench, "hub", |c| c.receive_max = 3.try_into().ok()).await;
+        for child in ["a", "b", "c"] {
+            let filter = format!("devices/{child}/messages/+");
+            hub.send(subscribe(&filter)).await;
+        }
+        let mut next = BTreeMap::from([("a", 0), ("b", 0), ("c", 0)]);
+        let mut open = Vec::new();
+        let mut subacks = 0;
+        while subacks < 3 || next.values().any(|n| *n < 10) {
+            match hub.next().await.unwrap() {
+                Packet::SubscribeAck(_) => subacks += 1,
+                Packet::Publish(publish) => {
+                    let topic = publish.topic.to_string();
+                    let (child, next) = next
+                        .iter_mut()
+                        .find(|(child, _)| topic.starts_with(&format!("devices/{child}/")))
+                        .unwrap();
+                    assert_eq!(topic, format!("devices/{child}/messages/m-{next}"));
+                    assert!(!publish.dup);
+                    *next += 1;
+                    open.push(publish);
+                }
+                other => panic!("{other:?}"),
+            }
+            assert!(open.len() <= 3, "the window is 3");
+            let ids: BTreeSet<_> = open.iter().map(|publish| publish.packet_id).collect();
+            assert_eq!(ids.len(), open.len(), "packet ids of children meet");
+            if open.len() == 3 {
+                // The newest first: each PUBACK settles its own.
+                let newest = open.pop().unwrap();
+                acknowledge(&mut hub, &newest).await;
+            }
+        }
+        for publish in open {
+            acknowledge(&mut hub, &publish).await;
+        }
+        eventually("all are settled", || {
+            ["a", "b", "c"].iter().all(|child| queued(&bench, child) == 0)
+        })
+        .await;
+        let feedback = |child| bench.fake.state(child).messages().last_feedback;
+        assert_eq!(["a", "b", "c"].map(feedback), [10, 10, 10]);
+    });
+}
+
+fn subscribe(filter: &str) -> Packet {
+    let options = SubscriptionOptions {
+        qos: QoS::AtLeastOnce,
+        ..SubscriptionOptions::default()
+    };
+    Packet::Subscribe(Subscribe {
+        packet_id: 9.try_into().unwrap(),
+        id: None,
+        user_properties: Vec::new(),
+        topic_filters: vec![(filter.into(), options)],
+    })
+}
+
+/// A child that connects by itself gets its messages itself. When it has gone, they come through
+/// the gateway again, what it did not acknowledge included.
+#[test]
+fn messages_follow_the_session() {
+    let limits = Limits {
+        child_look_every: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    with_gateway(limits, |bench| async move {
+        register(&bench, &["a"]);
+        let mut hub = Client5::connected(&bench, "hub").await;
+        hub.subscribe(&[("devices/a/messages/+", QoS::AtLeastOnce)]).await;
+        queue(&bench, "a", "first");
+        let first = hub.published().await;
+        assert_eq!(first.topic, "devices/a/messages/first");
+        acknowledge(&mut hub, &first).await;
+        eventually("it is settled", || queued(&bench, "a") == 0).await;
+
+        let mut child = Client5::connected(&bench, "a").await;
+        child.subscribe(&[("devices/a/messages/+", QoS::AtLeastOnce)]).await;
+        for id in ["second", "third"] {
+            queue(&bench, "a", id);
+        }
+        let second = child.published().await;
+        assert_eq!(second.topic, "devices/a/messages/second");
+        assert_eq!(child.published().await.topic, "devices/a/messages/third");
+        acknowledge(&mut child, &second).await;
+        eventually("it is settled", || queued(&bench, "a") == 1).await;
+        hub.send(Packet::PingRequest).await;
+        let pong = hub.next().await;
+        assert!(
+            matches!(pong, Some(Packet::PingResponse)),
+            "nothing came to both: {pong:?}"
+        );
+        drop(child);
+        let third = hub.published().await;
+        assert_eq!(third.topic, "devices/a/messages/third");
+        acknowledge(&mut hub, &third).await;
+        eventually("it is settled", || queued(&bench, "a") == 0).await;
+    });
+}
+
+/// Questions and settlements that get lost cost nothing but time; a message is given again only to
+/// the next connection.
+#[test]
+fn messages_of_children_survive_what_gets_lost() {
+    with_gateway(Limits::default(), |bench| async move {
+        register(&bench, &["a"]);
+        let lasting = |c: &mut rmqtt_codec::v5::Connect| {
+            c.clean_start = false;
+            c.session_expiry_interval_secs = 600;
+        };
+        let (mut hub, _) = Client5::open(&bench, "hub", lasting).await;
+        hub.subscribe(&[("devices/a/#", QoS::AtLeastOnce)]).await;
+        bench.fake.fail_next_take([Fault::UnknownCommitted, Fault::UnknownLost]);
+        queue(&bench, "a", "first");
+        assert_eq!(hub.published().await.topic, "devices/a/messages/first");
+        let deliveries = || bench.fake.state("a").messages().queue[0].deliveries;
+        assert_eq!(deliveries(), 1);
+        // It goes without having acknowledged anything.
+        drop(hub);
+        eventually("it is gone", || bench.fake.state("a").connected_via().is_none()).await;
+        let (mut hub, _) = Client5::open(&bench, "hub", lasting).await;
+        let again = hub.published().await;
+        assert_eq!(again.topic, "devices/a/messages/first");
+        assert_eq!(deliveries(), 2);
+        acknowledge(&mut hub, &again).await;
+        eventually("it is settled", || queued(&bench, "a") == 0).await;
     });
 }
 

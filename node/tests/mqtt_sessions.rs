@@ -101,6 +101,25 @@ fn connack_announces_the_limits() {
     });
 }
 
+/// A client may want no user properties on a PUBACK, or have no room for them.
+#[test]
+fn a_receipt_is_left_out_where_it_is_not_wanted() {
+    with_gateway(Limits::default(), |bench| async move {
+        let (mut lamp, _) = Client5::open(&bench, "lamp", |c| c.request_problem_info = false).await;
+        let (mut small, _) = Client5::open(&bench, "small", |c| c.max_packet_size = 40.try_into().ok()).await;
+        let mut other = Client5::connected(&bench, "other").await;
+        for (client, id, receipts) in [
+            (&mut lamp, "lamp", 0),
+            (&mut small, "small", 0),
+            (&mut other, "other", 1),
+        ] {
+            client.publish(7, &format!("devices/{id}/telemetry"), "x").await;
+            let ack = client.puback().await;
+            assert_eq!((ack.packet_id.get(), ack.properties.len()), (7, receipts), "{id}");
+        }
+    });
+}
+
 /// PUBACKs come in the order of the PUBLISHes, even if the answers do not, and none before its
 /// message is stored.
 #[test]

@@ -188,6 +188,118 @@ def methods(version):
     hub.close()
 
 
+def queue(child, message_id, node=1):
+    path = "/api/v1/devices/%s/messages" % child
+    body = {"payload": message_id, "message_id": message_id}
+
+    def sent():
+        # Again under the same id where its leader has just died: it is queued once.
+        status, told = http("POST", path, body, node=node)
+        assert status in (200, 201, 503, 504), told
+        return status < 300
+
+    eventually(message_id + " is queued for " + child, sent)
+
+
+def waiting(child):
+    status, told = http("GET", "/api/v1/devices/%s/messages" % child)
+    assert status == 200, told
+    return [item["message_id"] for item in told["items"]]
+
+
+def outcomes(child):
+    status, told = http("GET", "/api/v1/devices/%s/messages/feedback" % child)
+    assert status == 200, told
+    return [(item["message_id"], item["outcome"], item["delivery_count"]) for item in told["items"]]
+
+
+def arrive(device, count):
+    """Message ids by child, in the order in which they came."""
+    came = {}
+    for _ in range(count):
+        message = device.messages.get(timeout=60)
+        _, child, kind, message_id = message.topic.split("/")
+        assert kind == "messages" and json.loads(message.payload) == message_id, message.topic
+        assert message.qos == 1 and not message.dup
+        came.setdefault(child, []).append(message_id)
+    return came
+
+
+def messages(version):
+    """Messages to children come through their gateway, in order, and its PUBACK settles them."""
+    hub, children = family(version, 3)
+    ids = ["m-%02d" % n for n in range(12)]
+    # Half of them wait for the gateway, half come while it listens; from every node.
+    for number, message_id in enumerate(ids[:6]):
+        for child in children:
+            queue(child, message_id, number % 3 + 1)
+    for child in children:
+        assert hub.subscribe(topic(child, "messages/#")) == 1
+    for number, message_id in enumerate(ids[6:]):
+        for child in children:
+            queue(child, message_id, number % 3 + 1)
+    came = arrive(hub, len(children) * len(ids))
+    assert came == {child: ids for child in children}, came
+    for child in children:
+        eventually(child + " has none left", lambda: not waiting(child))
+        assert outcomes(child) == [(message_id, "completed", 1) for message_id in ids], outcomes(child)
+
+    # Its own are not the children's, and one is not the other's.
+    assert hub.subscribe(hub.topic("messages/#")) == 1
+    queue(hub.name, "own")
+    assert arrive(hub, 1) == {hub.name: ["own"]}
+
+    # A child that is connected by itself gets them itself, and alone.
+    name = children[0]
+    child = Device(name, version).connected(2)
+    assert child.subscribe(child.topic("messages/#")) == 1
+    queue(name, "direct")
+    assert arrive(child, 1) == {name: ["direct"]}
+    eventually("it is settled", lambda: not waiting(name))
+    assert hub.messages.empty(), "the message came to both"
+    child.close()
+    queue(name, "again")
+    assert arrive(hub, 1) == {name: ["again"]}
+    eventually("it is settled", lambda: not waiting(name))
+    hub.close()
+
+
+def orphaned(version):
+    """The node that holds the gateway's connection is killed with messages on their way."""
+    hub, children = family(version, 4, clean=False, expiry=600)
+    hub.client.manual_ack_set(True)
+    hub.close()
+    hub.connected(3)
+    for child in children:
+        assert hub.subscribe(topic(child, "messages/#")) == 1
+    ids = ["m-%d" % n for n in range(6)]
+    for message_id in ids[:3]:
+        for child in children:
+            queue(child, message_id)
+    held = [hub.messages.get(timeout=60) for _ in range(12)]
+    # One of each child is acknowledged and settled, the others are not.
+    for message in held:
+        if message.topic.endswith("/m-0"):
+            hub.client.ack(message.mid, 1)
+    for child in children:
+        eventually("the first is settled", lambda: waiting(child) == ids[1:3])
+    ask("kill 3")
+    for message_id in ids[3:]:
+        for child in children:
+            queue(child, message_id)
+    hub.client.loop_stop()
+    hub = Device(hub.name, version, clean=False, expiry=600).connected(1)
+    assert hub.flags.session_present
+    came = arrive(hub, len(children) * 5)
+    assert came == {child: ids[1:] for child in children}, came
+    for child in children:
+        eventually("all are settled", lambda: not waiting(child))
+        counts = [1, 2, 2, 1, 1, 1]
+        assert outcomes(child) == [(i, "completed", n) for i, n in zip(ids, counts)], outcomes(child)
+    hub.close()
+    ask("start 3")
+
+
 def killed(version):
     """The leaders of the children's shards die while the gateway publishes for twenty of them."""
     hub, children = family(version, 20)

@@ -52,6 +52,22 @@ fn methods_of_children_go_through_their_gateway() {
     scenario("methods:5");
 }
 
+/// So do messages; but never to both.
+#[test]
+fn messages_of_children_go_through_their_gateway() {
+    scenario("messages:3");
+    scenario("messages:5");
+}
+
+/// What the gateway acknowledged is settled, what it did not comes again, at another node.
+#[test]
+fn messages_of_children_survive_the_kill_of_their_gateways_node() {
+    let cluster = Cluster::up(3);
+    python::run(&cluster, "paho_gateway.py", "orphaned:3");
+    python::run(&cluster, "paho_gateway.py", "orphaned:5");
+    cluster.assert_no_panic();
+}
+
 /// Nothing acknowledged is lost, nothing is stored twice, each child's order holds.
 #[test]
 fn children_survive_the_kill_of_their_leaders() {

@@ -243,6 +243,19 @@ pub struct Telemetry {
     pub body: Vec<u8>,
 }
 
+impl Telemetry {
+    /// Bytes of its payload and of all that describes it.
+    pub fn bytes(&self) -> usize {
+        let properties = self.properties.iter().map(|(name, value)| name.len() + value.len());
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.body.len()
+            + self.stream.len()
+            + text(&self.content_type)
+            + text(&self.message_id)
+            + properties.sum::<usize>()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Section {
     Tags,

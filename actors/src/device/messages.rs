@@ -35,6 +35,13 @@ pub struct Message {
 }
 
 impl Message {
+    /// Bytes of its payload and of all that describes it.
+    pub fn bytes(&self) -> usize {
+        let properties = self.properties.iter().map(|(name, value)| name.len() + value.len());
+        let content_type = self.content_type.as_ref().map_or(0, String::len);
+        self.body.len() + self.id.len() + content_type + properties.sum::<usize>()
+    }
+
     /// Tells a repetition from another message under the same id.
     pub fn digest(&self) -> u64 {
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();

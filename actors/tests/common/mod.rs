@@ -182,7 +182,7 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 fn ttl() -> impl Strategy<Value = Option<u32>> {
-    option::of(prop_oneof![8 => 1..9u32, 1 => Just(0), 1 => any::<u32>()])
+    option::of(prop_oneof![8 => 1..9u32, 4 => 9..=20u32, 1 => Just(0), 1 => any::<u32>()])
 }
 
 fn settled() -> impl Strategy<Value = Vec<Settlement>> {
@@ -191,7 +191,7 @@ fn settled() -> impl Strategy<Value = Vec<Settlement>> {
 }
 
 /// Commands about messages.
-fn messages() -> impl Strategy<Value = Command> {
+pub fn messages() -> impl Strategy<Value = Command> {
     let some_id = || option::weighted(0.7, "[a-e]");
     prop_oneof![
         8 => (message(), ttl())

@@ -217,7 +217,7 @@ pub fn page(
         let Some(content) = content(&*view, space, key, entry.row)? else {
             continue;
         };
-        bytes += content.message.body.len();
+        bytes += content.message.bytes();
         page.rows.push(MessageRow {
             number: entry.number,
             state: entry.state,

@@ -45,7 +45,7 @@ pub fn telemetry(shared: &GroupShared, key: &DeviceKey, query: &TelemetryQuery) 
         (seen, last) = (seen + 1, row.seq);
         let at = row.enqueued_at;
         if query.from.is_none_or(|from| at >= from) && query.to.is_none_or(|to| at < to) {
-            bytes += row.telemetry.body.len();
+            bytes += row.telemetry.bytes();
             page.rows.push(row);
         }
         true

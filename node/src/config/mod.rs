@@ -113,6 +113,8 @@ pub struct Limits {
     pub memory_bytes_max: u64,
     /// Largest HTTP request body, in bytes.
     pub http_body_bytes_max: usize,
+    /// Bytes of large HTTP answers that clients have not read.
+    pub http_answer_bytes_max: usize,
     /// HTTP connections of this node.
     pub http_connections_max: usize,
     pub event_subscribers_max: usize,

@@ -138,6 +138,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
     let inflight_bytes_max = count("inflight_bytes_max", 256 * MIB as usize, MIB, 1 << 36);
     let buffer_bytes_max = count("buffer_bytes_max", 256 * MIB as usize, MIB, 1 << 36);
     let http_body_bytes_max = count("http_body_bytes_max", 256 * KIB as usize, 1024, 2 * MIB);
+    let http_answer_bytes_max = count("http_answer_bytes_max", 128 * MIB as usize, 16 * MIB, 1 << 36);
     let http_connections_max = count("http_connections_max", 1024, 8, 65_536);
     let event_subscribers_max = count("event_subscribers_max", 128, 1, 10_000);
     let shard_queue_max = count("shard_queue_max", 10_000, 1, 1_000_000);
@@ -160,6 +161,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         slow_reader_timeout: time("slow_reader_timeout", secs(30), secs(1), secs(3600)),
         memory_bytes_max: memory_bytes_max as u64,
         http_body_bytes_max,
+        http_answer_bytes_max,
         http_connections_max,
         event_subscribers_max,
         http_request_deadline: time("http_request_deadline", secs(10), millis(100), secs(60)),

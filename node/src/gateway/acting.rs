@@ -26,6 +26,8 @@ pub struct Gather {
     /// Parts that are still missing.
     pub left: usize,
     pub status: GatheredStatus,
+    /// Children that took their filters.
+    pub subscribed: Vec<DeviceId>,
 }
 
 #[derive(Debug)]
@@ -179,6 +181,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         known.retain(|old| old.filter != new.filter);
                         known.push(new);
                     }
+                    gather.subscribed.extend(part.device.clone());
+                    match (&part.device, &mut self.children) {
+                        (None, _) => self.messages.subscribed(),
+                        (Some(child), Some(children)) => children.messages_subscribed(child),
+                        _ => {}
+                    }
                 }
             }
             (GatheredStatus::Unsubscribe(status), PartFilters::Unsubscribe(filters)) => {
@@ -201,7 +209,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         gather.left -= 1;
         if gather.left == 0 {
-            self.inflight.settle(part.of, Outcome::Local(PublishAckReason::Success));
+            let subscribed = std::mem::take(&mut gather.subscribed);
+            self.gathered(part.of, &subscribed);
+        }
+    }
+
+    /// All parts of an answer are here. Before it leaves, the own session remembers whom to wake
+    /// when the client comes back: those that took their filters, and nobody else.
+    fn gathered(&mut self, number: u64, subscribed: &[DeviceId]) {
+        let done = || Outcome::Local(PublishAckReason::Success);
+        let marks = self.missing_marks(subscribed.iter());
+        if !marks.is_empty() {
+            let answer = self.inflight.after_mut(number);
+            let answer = answer.map(|after| std::mem::replace(after, After::Nothing));
+            let subscriptions = marks.clone();
+            let now = self.now;
+            self.inflight
+                .push(After::Mark(marks), 0, 0, now, |fence| Command::Subscribe {
+                    fence,
+                    subscriptions,
+                });
+            if let Some(answer) = answer {
+                self.inflight.push_local(answer, done(), now);
+            }
+        }
+        self.inflight.settle(number, done());
+    }
+
+    pub(super) fn marked(&mut self, marks: Vec<Subscription>, outcome: &Outcome) {
+        if refusal_of(outcome).is_none() {
+            for mark in marks {
+                self.subscriptions.retain(|kept| kept.filter != mark.filter);
+                self.subscriptions.push(mark);
+            }
+        }
+    }
+
+    /// The own session forgets a child that is not this gateway's.
+    fn unmark(&mut self, child: &DeviceId) {
+        let mark = topic::tree(child);
+        if self.subscriptions.iter().any(|kept| kept.filter == mark) {
+            let filters = vec![mark.clone()];
+            self.inflight
+                .push(After::Unmark(mark), 0, 0, self.now, |fence| Command::Unsubscribe {
+                    fence,
+                    filters,
+                });
         }
     }
 
@@ -221,7 +274,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn lane_answered(&mut self, answered: Answered) -> Result<(), End> {
         if let Some(children) = &mut self.children {
             let settled = children.answered(answered, self.now)?;
+            let refused = children.take_refused();
             self.settle(settled);
+            refused.iter().for_each(|child| self.unmark(child));
         }
         Ok(())
     }
@@ -299,7 +354,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Err(end);
         }
         if let Some(children) = &mut self.children {
-            children.lost(device, end == End::TakenOver);
+            children.lost(device, end == End::TakenOver, self.now);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! what became of what.
 
 use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,15 +17,21 @@ use rand::Rng;
 
 use super::inflight::{After, InFlight, Outcome, Pause};
 use super::mailbox::{Answered, Lane, Mailbox};
+use super::messages::{Messages, SETTLEMENT};
 use super::reasons::{self, End};
 use super::session::SessionGuard;
 use super::shared::Shared;
 use super::{closer, metrics};
 
+mod messages;
+
 /// The number under which the answer to an `OpenSession` comes.
 const OPENING: u64 = u64::MAX;
 /// The same for an announcement; commands count from 1.
 const ANNOUNCEMENT: u64 = 0;
+
+/// The same for a look at whether a child is connected by itself.
+const LOOK: u64 = u64::MAX - 2;
 
 /// Sessions of woken children that are being opened at a time.
 const WOKEN_AT_ONCE_MAX: usize = 64;
@@ -42,6 +49,14 @@ pub struct Children {
     children: HashMap<Lane, Child>,
     /// Lanes in which something waits or is due.
     busy: BTreeSet<Lane>,
+    /// Lanes whose messages are to be asked for, sent or settled.
+    messaging: BTreeSet<Lane>,
+    /// Which of them is asked first: the one behind the one asked last.
+    turn: Lane,
+    /// Whose message the client has not acknowledged.
+    sent: HashMap<NonZeroU16, Lane>,
+    /// Children that turned out not to be the gateway's; see [`Self::take_refused`].
+    refused: Vec<DeviceId>,
     last_lane: Lane,
 }
 
@@ -52,7 +67,11 @@ struct Child {
     session: Session,
     inflight: InFlight,
     subscriptions: Vec<Subscription>,
+    /// Of its queue, what is on its way through this connection.
+    messages: Messages,
     announce_at: Option<Instant>,
+    /// When to look whether the connection that took the session still holds it.
+    look_at: Option<Instant>,
     /// It had a session in this connection.
     was_open: bool,
     /// A session is to be opened though there is nothing to do yet.
@@ -80,6 +99,10 @@ impl Children {
             lanes: HashMap::new(),
             children: HashMap::new(),
             busy: BTreeSet::new(),
+            messaging: BTreeSet::new(),
+            turn: 0,
+            sent: HashMap::new(),
+            refused: Vec::new(),
             last_lane: 0,
         }
     }
@@ -144,21 +167,29 @@ impl Children {
 
     /// The child's session is another connection's now, or the child is not this gateway's any
     /// more. What waits is tried in a new session, which is refused if so it must be.
-    pub fn lost(&mut self, device: &DeviceId, taken_over: bool) {
+    pub fn lost(&mut self, device: &DeviceId, taken_over: bool, now: Instant) {
         let Some(lane) = self.lanes.get(device).copied() else {
             return;
         };
         let Some(child) = self.children.get_mut(&lane) else {
             return;
         };
-        child.give_up_session(taken_over);
+        child.give_up_session(taken_over, now);
+        self.busy.insert(lane);
         if child.inflight.is_empty() && !taken_over {
+            self.refused.push(device.clone());
             self.forget(lane);
         }
     }
 
+    /// Children that are not the gateway's, as it turned out since the last call.
+    pub fn take_refused(&mut self) -> Vec<DeviceId> {
+        std::mem::take(&mut self.refused)
+    }
+
     fn forget(&mut self, lane: Lane) {
         self.busy.remove(&lane);
+        self.messaging.remove(&lane);
         if let Some(child) = self.children.remove(&lane) {
             self.lanes.remove(&child.key.device);
         }
@@ -193,7 +224,8 @@ impl Children {
                 opening += 1;
             }
             child.submit_due(*lane, &self.open, now);
-            if child.inflight.is_empty() && child.announce_at.is_none() && !child.is_opening() && !child.is_wanted {
+            let is_due = child.announce_at.or(child.look_at).is_some();
+            if child.inflight.is_empty() && !is_due && !child.is_opening() && !child.is_wanted {
                 idle.push(*lane);
             }
         }
@@ -204,7 +236,12 @@ impl Children {
 
     /// When there is something to be sent.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.busy_children().filter_map(Child::next_deadline).min()
+        let messaging = self.messaging.iter().filter_map(|lane| self.children.get(lane));
+        let messages = messaging.filter_map(|child| child.messages.due_at());
+        self.busy_children()
+            .filter_map(Child::next_deadline)
+            .chain(messages)
+            .min()
     }
 
     fn busy_children(&self) -> impl Iterator<Item = &Child> {
@@ -217,17 +254,40 @@ impl Children {
     /// The whole connection has to end.
     pub fn answered(&mut self, answered: Answered, now: Instant) -> Result<Vec<Settled>, End> {
         let lane = answered.lane;
+        let settled = self.take_answer(answered, now);
+        if self.children.get(&lane).is_some_and(|child| !child.messages.is_quiet()) {
+            self.messaging.insert(lane);
+        }
+        settled
+    }
+
+    fn take_answer(&mut self, answered: Answered, now: Instant) -> Result<Vec<Settled>, End> {
+        let lane = answered.lane;
         let Some(child) = self.children.get_mut(&lane) else {
             return Ok(Vec::new());
         };
         self.busy.insert(lane);
-        if answered.number == OPENING {
-            if let Err(refusal) = child.opened(answered.result, now) {
-                let settled = child.refuse_all(&refusal);
-                self.forget(lane);
-                return Ok(settled);
+        match answered.number {
+            OPENING => {
+                if let Err(refusal) = child.opened(answered.result, now) {
+                    let settled = child.refuse_all(&refusal);
+                    if matches!(refusal, Refusal::NotGateway { .. } | Refusal::NotRegistered) {
+                        self.refused.push(child.key.device.clone());
+                    }
+                    self.forget(lane);
+                    return Ok(settled);
+                }
+                return Ok(child.finished());
             }
-            return Ok(child.finished());
+            SETTLEMENT => {
+                child.messages.settlement_answered(&answered.result, now);
+                return Ok(Vec::new());
+            }
+            LOOK => {
+                child.looked(answered.result, now);
+                return Ok(Vec::new());
+            }
+            _ => {}
         }
         if !matches!(child.session, Session::Open(_)) {
             return Ok(Vec::new());
@@ -244,7 +304,7 @@ impl Children {
             // Somebody else's session, or none of ours any more: a new one is tried for what waits.
             Err(end @ (End::TakenOver | End::NotAuthorised)) => {
                 let settled = child.finished();
-                child.give_up_session(end == End::TakenOver);
+                child.give_up_session(end == End::TakenOver, now);
                 Ok(settled)
             }
             Err(end) => Err(end),
@@ -265,7 +325,9 @@ impl Child {
             session: Session::Idle,
             inflight: InFlight::new(0, pause),
             subscriptions: Vec::new(),
+            messages: Messages::default(),
             announce_at: None,
+            look_at: None,
             was_open: false,
             is_wanted: false,
         }
@@ -277,6 +339,7 @@ impl Child {
 
     fn begin(&mut self) {
         self.is_wanted = false;
+        self.look_at = None;
         self.session = Session::Opening {
             asked: false,
             retry_at: None,
@@ -286,7 +349,12 @@ impl Child {
 
     fn submit_due(&mut self, lane: Lane, open: &OpenSession, now: Instant) {
         match &mut self.session {
-            Session::Idle => {}
+            Session::Idle => {
+                if self.look_at.is_some_and(|at| at <= now) {
+                    self.look_at = None;
+                    self.submit(lane, LOOK, 0, Command::ReadDevice);
+                }
+            }
             Session::Opening { asked, retry_at, .. } => {
                 if *asked || retry_at.is_some_and(|at| now < at) {
                     return;
@@ -338,11 +406,13 @@ impl Child {
                         generation,
                         session_present,
                         subscriptions,
+                        messages,
                         ..
                     },
                 ..
             }) => {
                 self.carry_on(generation, session_present, subscriptions, now);
+                self.messages = Messages::new(messages);
                 return Ok(());
             }
             Ok(Reply {
@@ -389,7 +459,12 @@ impl Child {
 
     fn announced(&mut self, result: CallResult, now: Instant) -> Result<(), End> {
         match result {
-            Ok(_) => Ok(()),
+            Ok(reply) => {
+                if let Answer::SessionLive { messages } = reply.answer {
+                    self.messages.counted(messages);
+                }
+                Ok(())
+            }
             Err(CallError::Refused(refusal)) => reasons::ends_session(&refusal).map_or(Ok(()), Err),
             Err(_) => {
                 self.announce_at = Some(now + super::connection::ANNOUNCE_RETRY);
@@ -399,16 +474,47 @@ impl Child {
     }
 
     /// The session is of no use any more; the device knows already if it was taken over.
-    fn give_up_session(&mut self, taken_over: bool) {
+    fn give_up_session(&mut self, taken_over: bool, now: Instant) {
         self.announce_at = None;
+        self.look_at =
+            (taken_over && !self.subscriptions.is_empty()).then(|| now + self.shared.limits.child_look_every);
         if let Session::Open(guard) = std::mem::replace(&mut self.session, Session::Idle) {
+            self.owe_settlements(guard.generation);
             guard.end((!taken_over).then_some(CloseCause::Abrupt));
+        }
+    }
+
+    /// What the client acknowledged in the session that ends is still committed; the rest is handed
+    /// over again in the next one.
+    fn owe_settlements(&mut self, generation: u64) {
+        if let Some(command) = std::mem::take(&mut self.messages).unsettled(generation) {
+            closer::carry_out(&self.shared, self.key.clone(), command);
+        }
+    }
+
+    /// The connection that took the session is looked at. Once it is gone, the child is this
+    /// gateway's to speak for again: what it subscribed to for it would reach nobody otherwise.
+    fn looked(&mut self, result: CallResult, now: Instant) {
+        if !matches!(self.session, Session::Idle) {
+            return;
+        }
+        match result {
+            Ok(Reply {
+                answer: Answer::Device(view),
+                ..
+            }) if !view.connection.as_ref().is_some_and(|c| c.connected) => self.is_wanted = true,
+            Err(CallError::Refused(_)) => {}
+            _ => self.look_at = Some(now + self.shared.limits.child_look_every),
         }
     }
 
     fn finished(&mut self) -> Vec<Settled> {
         let mut settled = Vec::new();
         while let Some(finished) = self.inflight.pop_finished() {
+            if matches!(finished.after, After::Nothing) {
+                // Its subscriptions are back.
+                self.messages.noticed();
+            }
             settled.push((finished.after, finished.outcome));
         }
         settled
@@ -432,7 +538,10 @@ impl Child {
             Session::Open(_) => self.inflight.resend_at(),
             _ => None,
         };
-        [retry_at, resend_at, self.announce_at].into_iter().flatten().min()
+        [retry_at, resend_at, self.announce_at, self.look_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -446,7 +555,10 @@ impl Drop for Child {
                 self.shared.registry.remove(&self.key, &self.mailbox);
                 closer::settle(&self.shared, self.key.clone());
             }
-            Session::Open(guard) => guard.end(Some(CloseCause::Abrupt)),
+            Session::Open(guard) => {
+                self.owe_settlements(guard.generation);
+                guard.end(Some(CloseCause::Abrupt));
+            }
         }
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Request {
     pub(super) user_properties: usize,
     pub(super) auth_method: bool,
     pub(super) wants_response_info: bool,
+    /// User properties may come with what is no PUBLISH (MQTT 5).
+    pub(super) wants_problem_info: bool,
 }
 
 pub(super) struct WillRequest {
@@ -179,6 +181,7 @@ fn request3(connect: v3::Connect) -> Request {
         user_properties: 0,
         auth_method: false,
         wants_response_info: false,
+        wants_problem_info: true,
     }
 }
 
@@ -202,6 +205,7 @@ fn request5(connect: v5::Connect) -> Request {
         }),
         client_receive_maximum: connect.receive_max.map_or(u16::MAX, NonZeroU16::get),
         wants_response_info: connect.request_response_info,
+        wants_problem_info: connect.request_problem_info,
         auth_method: connect.auth_method.is_some() || connect.auth_data.is_some(),
     }
 }

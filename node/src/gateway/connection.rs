@@ -63,6 +63,8 @@ pub struct Connection<S> {
     pub(super) heard_at: Instant,
     pub(super) expiry_secs: u32,
     pub(super) keep_alive_secs: u16,
+    /// A PUBACK may carry its receipt.
+    pub(super) wants_receipts: bool,
     /// The session began with this connection.
     pub(super) is_fresh: bool,
     /// Those it acts for, once it does.
@@ -98,6 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             silence_max: (keep_alive > 0).then(|| Duration::from_millis(keep_alive * 1500)),
             expiry_secs: admitted.expiry_secs,
             keep_alive_secs: admitted.keep_alive_secs,
+            wants_receipts: admitted.wants_receipts,
             is_fresh: admitted.is_fresh,
             children: None,
             shared,
@@ -108,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             answered: false,
             now,
             heard_at: now,
-            ending: None,
+            ending: admitted.is_unheard.then_some(End::Lost),
             mute: false,
             slow_since: None,
             announce_at: None,
@@ -197,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 .mul_f64(rand::rng().random_range(0.0..1.0));
             self.announce_at.get_or_insert(self.now + spread);
         }
-        if let Some(taken) = notes.taken {
+        for taken in notes.taken {
             self.messages_taken(taken)?;
         }
         for downlink in notes.downlinks {
@@ -233,15 +236,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.publish_down(topic, json.into_bytes());
                 Ok(())
             }
-            DownlinkBody::Message(pushed) => {
-                if *device == self.key.device {
-                    self.message_pushed(*pushed);
-                }
+            DownlinkBody::Message(pushed) if *device == self.key.device => {
+                self.message_pushed(*pushed);
                 Ok(())
             }
-            DownlinkBody::MessagesWaiting => {
+            DownlinkBody::Message(_) | DownlinkBody::MessagesWaiting => {
                 if *device == self.key.device {
                     self.messages.noticed();
+                } else if let Some(children) = &mut self.children {
+                    children.messages_noticed(device);
                 }
                 Ok(())
             }
@@ -320,7 +323,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Incoming::PubAck { packet_id, accepted } => {
                 self.down.acknowledged(packet_id);
-                self.messages.acknowledged(packet_id, accepted);
+                if !self.messages.acknowledged(packet_id, accepted) {
+                    if let Some(children) = &mut self.children {
+                        children.acknowledged(packet_id, accepted);
+                    }
+                }
                 Ok(())
             }
             Incoming::Subscribe(subscribe) => self.on_subscribe(subscribe),
@@ -431,6 +438,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let bound = self.shared.limits.write_buffer_bytes_max;
             self.down.send(&mut self.protocol, &mut self.socket.output, bound);
             self.send_messages();
+            self.send_messages_of_children();
         }
     }
 

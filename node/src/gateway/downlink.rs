@@ -105,7 +105,8 @@ impl Down {
         self.unacknowledged.push(packet_id);
     }
 
-    fn free_id(&mut self) -> NonZeroU16 {
+    /// A packet id that is in nobody's use.
+    pub fn free_id(&mut self) -> NonZeroU16 {
         loop {
             // The upper half belongs to messages.
             self.last_id = self.last_id % (*PACKET_IDS.start() - 1) + 1;

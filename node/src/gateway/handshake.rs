@@ -39,8 +39,12 @@ pub struct Admitted {
     pub expiry_secs: u32,
     /// QoS 1 downlinks the client takes unacknowledged.
     pub client_receive_maximum: u16,
+    /// User properties may come with a PUBACK.
+    pub wants_receipts: bool,
     /// The session began with this connection.
     pub is_fresh: bool,
+    /// No CONNACK fits the packets the client takes.
+    pub is_unheard: bool,
     /// In the device's queue.
     pub messages: u32,
 }
@@ -299,6 +303,7 @@ async fn open_until(shared: &Arc<Shared>, key: &DeviceKey, command: Command) -> 
 
 fn accept(shared: &Shared, mut protocol: Protocol, request: &Request, opened: Opened, out: &mut BytesMut) -> Admitted {
     let limits = &shared.limits;
+    let before = out.len();
     let v3 = v3::ConnectAck {
         return_code: v3::ConnectAckReason::ConnectionAccepted,
         session_present: opened.session_present,
@@ -331,7 +336,9 @@ fn accept(shared: &Shared, mut protocol: Protocol, request: &Request, opened: Op
         keep_alive_secs: opened.keep_alive_secs,
         expiry_secs: opened.expiry_secs,
         client_receive_maximum: request.client_receive_maximum,
+        wants_receipts: request.wants_problem_info,
         is_fresh: !opened.session_present,
+        is_unheard: out.len() == before,
         messages: opened.messages,
     }
 }

@@ -28,6 +28,10 @@ pub enum After {
     /// A SUBACK or UNSUBACK of filters of several devices.
     Gather(Box<Gather>),
     Part(Box<Part>),
+    /// The own session shall remember which children have subscriptions.
+    Mark(Vec<Subscription>),
+    /// The own session need not remember this child's mark any more.
+    Unmark(String),
     /// A QoS 0 publish.
     Nothing,
     PubAck {
@@ -46,6 +50,8 @@ pub enum After {
     },
     TwinRead {
         to: ResponseTo,
+        /// Bytes set aside for the answer.
+        promised: usize,
         /// Set where the request is acknowledged only now.
         packet_id: Option<NonZeroU16>,
     },

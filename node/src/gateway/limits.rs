@@ -32,6 +32,8 @@ pub struct Limits {
     pub node_in_flight_bytes_max: usize,
     /// Children one connection of a gateway device acts for. Default 1,000.
     pub children_max: usize,
+    /// How often a child that took its session away is looked at: is it still there? Default 10 s.
+    pub child_look_every: Duration,
     /// Topic aliases a client may use in one connection (MQTT 5). Default 16.
     pub topic_alias_max: u16,
     /// How long a publish may wait for its turn before an MQTT 5 client is refused it. Default 1 s.
@@ -43,6 +45,9 @@ pub struct Limits {
     pub user_properties_max: usize,
     /// Bytes waiting for one client to read them; beyond, it is not read from. Default 128 KiB.
     pub write_buffer_bytes_max: usize,
+    /// Bytes of answers promised to one client, or not read by it; beyond, its next question waits
+    /// in its socket. Default 256 KiB; one answer is always promised.
+    pub answer_bytes_max: usize,
     /// How long that buffer may be over its bound, or make no progress. Default 30 s.
     pub slow_reader_timeout: Duration,
     /// Downlinks waiting for a client's window. Default 64; the newest are dropped.
@@ -82,11 +87,13 @@ impl Default for Limits {
             qos0_in_flight_max: 128,
             node_in_flight_bytes_max: 256 * 1024 * 1024,
             children_max: 1_000,
+            child_look_every: Duration::from_secs(10),
             topic_alias_max: 16,
             admission_wait: Duration::from_secs(1),
             buffer_bytes_max: 256 * 1024 * 1024,
             user_properties_max: 64,
             write_buffer_bytes_max: 128 * 1024,
+            answer_bytes_max: 256 * 1024,
             slow_reader_timeout: Duration::from_secs(30),
             down_queue_max: 64,
             down_queue_bytes_max: 512 * 1024,

@@ -30,6 +30,15 @@ pub struct Answered {
     pub result: CallResult,
 }
 
+/// The answer to a question for messages.
+#[derive(Debug)]
+pub struct Taken {
+    pub lane: Lane,
+    /// Of the session that asked.
+    pub generation: u64,
+    pub result: Result<MessagesTaken, CallError>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
     /// Answer what was received, then close: use another server.
@@ -47,8 +56,8 @@ pub struct Notes {
     pub calls: Vec<(MethodCall, MethodReply)>,
     /// Sessions whose shard has a new leader.
     pub leader_changed: Vec<Lane>,
-    /// The answer to the one question a connection asks at a time.
-    pub taken: Option<Result<MessagesTaken, CallError>>,
+    /// Answers to questions for messages; each session asks one at a time.
+    pub taken: Vec<Taken>,
     pub stop: Option<Stop>,
     /// Commands the gate lets through.
     pub granted: usize,
@@ -59,7 +68,7 @@ impl Notes {
     fn is_empty(&self) -> bool {
         self.answers.is_empty()
             && self.downlinks.is_empty()
-            && self.taken.is_none()
+            && self.taken.is_empty()
             && self.calls.is_empty()
             && self.leader_changed.is_empty()
             && self.stop.is_none()
@@ -125,8 +134,8 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    pub fn messages_taken(&self, result: Result<MessagesTaken, CallError>) {
-        self.lock().taken = Some(result);
+    pub fn messages_taken(&self, taken: Taken) {
+        self.lock().taken.push(taken);
         self.waker.wake();
     }
 

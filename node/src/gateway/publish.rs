@@ -19,6 +19,7 @@ use super::inflight::{After, Outcome};
 use super::metrics;
 use super::reasons::{self, End, Violation};
 use super::session::Room;
+use super::twin::TOO_MANY;
 
 /// User property of a PUBACK: the receipt as text.
 const RECEIPT: ByteString = ByteString::from_static("holdfast-receipt");
@@ -43,7 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Err(_) => return self.refuse(&publish, PublishAckReason::TopicNameInvalid, "unknown_topic"),
         };
         match target {
-            PublishTopic::TwinGet { rid } => self.on_twin_get(&publish, device, rid),
+            PublishTopic::TwinGet { rid } => self.on_twin_get(publish, device, rid),
             PublishTopic::TwinReported { rid } => self.on_twin_reported(publish, device, rid),
             PublishTopic::MethodResponse { rid } => {
                 let device = device.unwrap_or_else(|| self.key.device.clone());
@@ -198,6 +199,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.part_settled(*part, &outcome);
                 Ok(())
             }
+            After::Mark(marks) => {
+                self.marked(marks, &outcome);
+                Ok(())
+            }
+            After::Unmark(mark) => {
+                self.subscriptions.retain(|kept| kept.filter != mark);
+                Ok(())
+            }
             // Only in lanes.
             After::Elsewhere { .. } => Ok(()),
             After::PubAck { packet_id } => self.acknowledge(packet_id, &outcome),
@@ -213,7 +222,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.answer_unsubscribe(packet_id, &filters);
                 Ok(())
             }
-            After::TwinRead { to, packet_id } => self.answer_twin_get(to, packet_id, outcome),
+            After::TwinRead {
+                to,
+                promised,
+                packet_id,
+            } => {
+                self.session.keep_promise(promised);
+                self.answer_twin_get(to, packet_id, outcome)
+            }
             After::TwinReported { to, packet_id } => self.answer_twin_reported(to, packet_id, outcome),
         }
     }
@@ -234,6 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn acknowledge(&mut self, packet_id: std::num::NonZeroU16, outcome: &Outcome) -> Result<(), End> {
         let (reason, label) = match outcome {
             Outcome::Local(reason) => (*reason, None),
+            Outcome::LocalTwin(TOO_MANY, _) => (PublishAckReason::QuotaExceeded, None),
             Outcome::LocalTwin(..) => (PublishAckReason::PayloadFormatInvalid, None),
             Outcome::Device(_) => match refusal_of(outcome) {
                 Some(refusal) => (reasons::puback(refusal), Some(refusal_label(refusal))),
@@ -247,7 +264,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if reason != PublishAckReason::Success && !self.protocol.is_v5() {
             return Err(End::PublishRefused("refused"));
         }
-        let properties = receipt_of(outcome).map(receipt_property).unwrap_or_default();
+        let receipt = receipt_of(outcome).filter(|_| self.wants_receipts);
+        let properties = receipt.map(receipt_property).unwrap_or_default();
         if !self.is_mute() {
             self.protocol
                 .puback(&mut self.socket.output, packet_id, reason, properties);

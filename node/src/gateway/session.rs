@@ -27,6 +27,8 @@ pub(super) struct SessionGuard {
     bytes: usize,
     /// Bytes in this connection's own buffers.
     buffered: usize,
+    /// Bytes of answers on their way to it, for which there is room.
+    promised: usize,
     shard: ShardId,
     /// Commands that went through the gate and are not answered.
     inside: usize,
@@ -49,6 +51,7 @@ impl SessionGuard {
             cause: Some(CloseCause::Abrupt),
             bytes: 0,
             buffered: 0,
+            promised: 0,
             shard: shared.devices.shard_of(key),
             inside: 0,
             granted: 0,
@@ -77,9 +80,42 @@ impl SessionGuard {
         };
         let grew = bytes > self.buffered;
         self.buffered = bytes;
-        let max = shared.limits.buffer_bytes_max;
-        let share = max / shared.connections.used().max(1);
-        !(grew && before > max && bytes > share.max(SHARE_MIN))
+        !(grew && before > self.shared.limits.buffer_bytes_max && self.exceeds_share())
+    }
+
+    fn exceeds_share(&self) -> bool {
+        let share = self.shared.limits.buffer_bytes_max / self.shared.connections.used().max(1);
+        self.buffered > share.max(SHARE_MIN)
+    }
+
+    /// Whether room is short, and this connection takes more of it than its share.
+    pub(super) fn is_in_the_way(&self) -> bool {
+        let max = self.shared.limits.buffer_bytes_max;
+        self.shared.buffered.load(Ordering::Relaxed) > max - max / 8 && self.exceeds_share()
+    }
+
+    /// Sets room aside for an answer, out of what the connections may buffer; says whether there
+    /// was enough.
+    pub(super) fn promise(&mut self, bytes: usize) -> bool {
+        let max = self.shared.limits.buffer_bytes_max;
+        let more = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= max);
+        let buffered = &self.shared.buffered;
+        let there = buffered
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok();
+        self.promised += if there { bytes } else { 0 };
+        there
+    }
+
+    /// An answer is here, or will not come: undoes [`Self::promise`].
+    pub(super) fn keep_promise(&mut self, bytes: usize) {
+        self.promised -= bytes;
+        self.shared.buffered.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of answers on their way.
+    pub(super) fn promised(&self) -> usize {
+        self.promised
     }
 
     pub(super) fn gate(&self) -> &Gate {
@@ -121,6 +157,13 @@ impl SessionGuard {
             self.bytes += bytes;
         }
         held
+    }
+
+    /// As [`Self::hold`], for something that may turn out smaller. No single one takes more than
+    /// half of the budget, or it might never get it; says how much it took.
+    pub(super) fn hold_up_to(&mut self, bytes: usize) -> Option<usize> {
+        let bytes = bytes.min(self.shared.in_flight_bytes.max() / 2);
+        self.hold(bytes).then_some(bytes)
     }
 
     /// Undoes [`Self::hold`].
@@ -179,7 +222,9 @@ pub(super) enum Room {
 impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.shared.in_flight_bytes.give_back(self.bytes);
-        self.shared.buffered.fetch_sub(self.buffered, Ordering::Relaxed);
+        self.shared
+            .buffered
+            .fetch_sub(self.buffered + self.promised, Ordering::Relaxed);
         // A child's session may end while its gateway's connection goes on.
         let unseen = if self.is_child { 0 } else { self.mailbox.close() };
         let left = self.inside + self.answered.0 + self.granted + unseen;

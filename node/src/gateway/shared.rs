@@ -101,6 +101,10 @@ impl Budget {
             .is_ok()
     }
 
+    pub fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
+    }
+
     pub fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
     }

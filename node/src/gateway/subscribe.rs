@@ -53,9 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let packet_id = subscribe.packet_id;
         if !of_children.is_empty() {
             let own = own_at.into_iter().zip(granted).collect();
-            // The own session remembers whom to wake when the client comes back.
-            let marks = self.missing_marks(of_children.keys());
-            let parts = parts_of((own, marks), of_children, PartFilters::Subscribe);
+            let parts = parts_of((own, Vec::new()), of_children, PartFilters::Subscribe);
             self.gather(packet_id, GatheredStatus::Subscribe(status), parts);
             return Ok(());
         }
@@ -149,6 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             packet_id,
             left,
             status,
+            subscribed: Vec::new(),
         }));
         self.inflight.push_elsewhere(gather, 0, 0, self.now);
         for part in others {

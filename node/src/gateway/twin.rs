@@ -16,22 +16,64 @@ use super::publish::{digest, refusal_of, Admission};
 use super::reasons::{self, End};
 use super::response::ResponseTo;
 
+/// The status of a request for whose answer there is no room.
+pub(super) const TOO_MANY: u16 = 429;
+/// What an answer has beside the documents.
+const OVERHEAD_BYTES: usize = 1024;
+
+/// Whether an answer may be asked for.
+enum AnswerRoom {
+    /// So many bytes are set aside for it.
+    Promised(usize),
+    /// The client has to read what it asked for before.
+    Unread,
+    /// The node's buffers are full.
+    None,
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// The request is acknowledged in its turn, the response follows; nothing is written.
-    pub(super) fn on_twin_get(&mut self, publish: &Publish, device: For, rid: Option<String>) -> Result<(), End> {
-        let to = match self.response_to(publish, &device, rid) {
+    pub(super) fn on_twin_get(&mut self, publish: Box<Publish>, device: For, rid: Option<String>) -> Result<(), End> {
+        let to = match self.response_to(&publish, &device, rid) {
             Ok(to) => to,
-            Err((reason, why)) => return self.refuse(publish, reason, why),
+            Err((reason, why)) => return self.refuse(&publish, reason, why),
         };
+        let promised = match self.room_for_answer() {
+            AnswerRoom::Promised(bytes) => bytes,
+            AnswerRoom::None if self.may_wait() => {
+                self.held_since.get_or_insert(self.now);
+                self.held = Some(publish);
+                return Ok(());
+            }
+            AnswerRoom::None => {
+                self.held_since = None;
+                let packet_id = publish.packet_id;
+                let why = "this node holds as many answers as it may; ask again later".to_owned();
+                let after = After::TwinRead {
+                    to,
+                    promised: 0,
+                    packet_id,
+                };
+                self.inflight
+                    .push_local(after, Outcome::LocalTwin(TOO_MANY, why), self.now);
+                return Ok(());
+            }
+            // Whoever asks more than it reads waits for itself.
+            AnswerRoom::Unread => {
+                self.held = Some(publish);
+                return Ok(());
+            }
+        };
+        self.held_since = None;
         if let Some(child) = device {
             // Whether it may ask at all, only the child can tell.
             let packet_id = publish.packet_id;
-            self.read_for(
-                &child,
-                After::TwinRead { to, packet_id },
-                digest(publish),
-                Command::ReadTwin,
-            );
+            let after = After::TwinRead {
+                to,
+                promised,
+                packet_id,
+            };
+            self.read_for(&child, after, digest(&publish), Command::ReadTwin);
             return Ok(());
         }
         if let Some(packet_id) = publish.packet_id {
@@ -39,9 +81,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.inflight
                 .push_local(after, Outcome::Local(PublishAckReason::Success), self.now);
         }
-        let after = After::TwinRead { to, packet_id: None };
+        let after = After::TwinRead {
+            to,
+            promised,
+            packet_id: None,
+        };
         self.inflight.push_read(after, Command::ReadTwin, self.now);
         Ok(())
+    }
+
+    /// Sets room aside for the largest answer there can be, before anybody is asked for it.
+    fn room_for_answer(&mut self) -> AnswerRoom {
+        let policy = self.shared.policy.get();
+        let bytes = 2 * policy.section_bytes_max + policy.tags_bytes_max + OVERHEAD_BYTES;
+        // What waits for a PUBACK of the client waits in a queue of its own, with its own bound; to
+        // wait for that here would keep the PUBACK from being read.
+        let queued = if self.down.is_waiting() {
+            self.down.queued_bytes()
+        } else {
+            0
+        };
+        let outstanding = self.session.promised() + self.socket.output.len() + queued;
+        if outstanding > 0 && outstanding + bytes > self.shared.limits.answer_bytes_max {
+            return AnswerRoom::Unread;
+        }
+        if self.session.promise(bytes) {
+            AnswerRoom::Promised(bytes)
+        } else {
+            AnswerRoom::None
+        }
+    }
+
+    fn may_wait(&self) -> bool {
+        let wait = self.shared.limits.admission_wait;
+        self.held_since.is_none_or(|since| self.now < since + wait)
     }
 
     /// A patch that breaks the rules is answered with a status, and in MQTT 5 in its PUBACK; the
@@ -117,12 +190,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Result<(), End> {
         if let Some(packet_id) = packet_id {
             let understood = Outcome::Local(PublishAckReason::Success);
-            let refused = refusal_of(&outcome).is_some() && self.protocol.is_v5();
+            let refused = refusal_of(&outcome).is_some() || matches!(outcome, Outcome::LocalTwin(..));
+            let refused = refused && self.protocol.is_v5();
             self.acknowledge(packet_id, if refused { &outcome } else { &understood })?;
         }
         let refusal = refusal_of(&outcome).map(|r| problem(reasons::twin_status(r), &r.to_string()));
         let body = match (refusal, outcome) {
             (Some(problem), _) => problem,
+            (None, Outcome::LocalTwin(status, why)) => problem(status, &why),
             (
                 None,
                 Outcome::Device(Ok(Reply {

@@ -16,6 +16,9 @@ use super::reasons::End;
 /// How often a publish that found the node's budget used up is tried again.
 const HELD_RETRY: Duration = Duration::from_millis(100);
 
+/// How long a client may be behind while room is short.
+const SLOW_LOOK: Duration = Duration::from_secs(1);
+
 /// The timer of a connection, made when it is first needed.
 #[derive(Default)]
 pub(super) struct Alarm {
@@ -83,7 +86,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Ready(Ok(())) => {
                 self.slow_since = None;
                 // Room again for packets or downlinks that waited for it.
-                full || self.down.is_waiting() || self.methods.is_waiting() || self.messages.is_ready()
+                full || self.down.is_waiting()
+                    || self.methods.is_waiting()
+                    || self.messages.is_ready()
+                    || self.children.as_ref().is_some_and(|children| children.has_ready())
             }
             Poll::Ready(Err(_)) => {
                 // Nobody hears us; what was received is still carried out.
@@ -140,6 +146,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if passed(self.slow_since, limits.slow_reader_timeout) {
             return Err(End::SlowReader);
         }
+        if passed(self.slow_since, SLOW_LOOK) && self.session.is_in_the_way() {
+            return Err(End::BuffersFull);
+        }
         if !self.listens() {
             // Silence that we caused is not the client's.
             self.heard_at = self.now;
@@ -164,7 +173,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.held.as_ref()?;
         let retry = self.now + HELD_RETRY;
         if !self.session.is_queued() {
-            return Some(retry);
+            // A client that does not read is looked at again once it has.
+            return self.slow_since.is_none().then_some(retry);
         }
         let late = self.held_since? + self.shared.limits.admission_wait;
         self.protocol.is_v5().then_some(late.max(retry))
@@ -180,7 +190,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.inflight.oldest().map(|since| since + limits.commit_timeout),
             self.inflight.resend_at(),
             self.methods.next_deadline(),
-            self.slow_since.map(|since| since + limits.slow_reader_timeout),
+            self.slow_since
+                .map(|since| (since + limits.slow_reader_timeout).min(self.now + SLOW_LOOK)),
             self.announce_at,
             self.children.as_ref().and_then(|children| children.next_deadline()),
             self.held_until(),

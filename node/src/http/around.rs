@@ -13,6 +13,7 @@ use futures::FutureExt as _;
 use tracing::Instrument as _;
 
 use super::problem::{Kind, Problem, PROBLEM_JSON};
+use super::room;
 use crate::observe::metrics::names;
 use crate::observe::trace::{self, TraceContext};
 
@@ -39,7 +40,7 @@ pub async fn around(
     let outcome = trace::scope(trace, inner).instrument(span.clone()).await;
     let _entered = span.enter();
     let finished = match outcome {
-        Ok(Ok(response)) => Ok(as_problem(response.map_into_boxed_body())),
+        Ok(Ok(response)) => Ok(room::held(as_problem(response.map_into_boxed_body()))),
         Ok(Err(error)) => Err(refused(&error)),
         Err(_) => Err(panicked()),
     };

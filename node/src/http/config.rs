@@ -42,6 +42,11 @@ pub struct HttpConfig {
     pub connections_max: usize,
     /// Subscribers of live events. Default 128; 1..=10,000. Beyond: 429.
     pub event_subscribers_max: usize,
+    /// Bytes of large answers that clients have not read. Default 128 MiB; 16 MiB..=64 GiB. Beyond:
+    /// 429.
+    pub answer_bytes_max: usize,
+    /// How long a client may leave unread what it was sent. Default 30 s; 1 s..=1 h.
+    pub slow_reader_timeout: Duration,
     /// Bytes of a request body. Default 256 KiB; 1 KiB..=2 MiB. Beyond: 413.
     pub body_bytes_max: usize,
     /// For the head of a request to arrive, and again for its body. Default 10 s; 1 s..=60 s
@@ -76,6 +81,8 @@ impl HttpConfig {
             workers: 1,
             connections_max: 1024,
             event_subscribers_max: 128,
+            answer_bytes_max: 128 << 20,
+            slow_reader_timeout: Duration::from_secs(30),
             body_bytes_max: 256 * 1024,
             request_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
@@ -92,6 +99,8 @@ impl HttpConfig {
         count("connections_max", self.connections_max, 1, 65_536)?;
         count("event_subscribers_max", self.event_subscribers_max, 1, 10_000)?;
         count("body_bytes_max", self.body_bytes_max, 1024, 2 * 1024 * 1024)?;
+        count("answer_bytes_max", self.answer_bytes_max, 16 << 20, 1 << 36)?;
+        millis("slow_reader_timeout", self.slow_reader_timeout, 1_000, 3_600_000)?;
         millis("request_timeout", self.request_timeout, 1_000, 60_000)?;
         millis("keep_alive", self.keep_alive, 1_000, 600_000)?;
         millis("deadline", self.deadline, 100, 60_000)?;

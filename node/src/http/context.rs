@@ -19,6 +19,7 @@ use super::events::LiveEdge;
 use super::live::Live;
 use super::port::Backend;
 use super::problem::{Ask, Kind, Problem};
+use super::room::{crowded, Answers};
 use crate::gateway::gate::Pass;
 use crate::observe::metrics::Metrics;
 use crate::serve::control::Control;
@@ -43,6 +44,8 @@ pub struct App {
     pub backend: Arc<dyn Backend>,
     pub metrics: Metrics,
     pub events: LiveEdge,
+    /// Room for large answers.
+    pub answers: Answers,
     /// The server is on its way out.
     pub stopping: AtomicBool,
     /// Fixed when a cluster is created, so asked once.
@@ -181,6 +184,18 @@ impl Context {
             let what = "telemetry of this shard".to_owned();
             Problem::of_call(CallError::Overloaded { what }, Ask::Write)
         })
+    }
+
+    /// Takes room for a page of an answer, before it is asked for; it goes with the answer.
+    ///
+    /// # Errors
+    /// 429: others have not read theirs, and the wait was long enough.
+    pub async fn page_room(&self) -> Result<(), Problem> {
+        let patience = PASS_PATIENCE.min(self.left());
+        let room = tokio::time::timeout(patience, self.app.answers.page()).await;
+        let room = room.map_err(|_| crowded())?;
+        self.request.extensions_mut().insert(room);
+        Ok(())
     }
 
     /// Waits for any question to the backend, at most until the deadline.

@@ -338,6 +338,7 @@ pub async fn list(context: Context) -> Result<HttpResponse, Problem> {
         connected: filter.connected,
         gateway: filter.gateway.clone(),
     };
+    context.page_room().await?;
     let page = context.app.backend.list_devices(query, context.left());
     let page = context.finish(page, Ask::Read).await?;
     let shard = |view: &DeviceView| {

@@ -1,15 +1,21 @@
 //! Live events over SSE, and over WebSocket on upgrade.
 
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
 use actix::{Actor as _, Addr};
 use actix_rt::Arbiter;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::header::{HeaderName, CACHE_CONTROL, CONTENT_TYPE, UPGRADE};
 use actix_web::web::Bytes;
 use actix_web::{web, HttpRequest, HttpResponse};
 use actix_ws::{CloseCode, CloseReason, Message, Session};
 use futures::StreamExt as _;
+use tokio::sync::Notify;
 use utoipa::IntoParams;
 
 use super::context::Context;
@@ -27,6 +33,9 @@ const RECONNECT_MS: u32 = 1_000;
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Largest message a WebSocket subscriber may send; none of them means anything.
 const INCOMING_BYTES_MAX: usize = 4 * 1024;
+
+/// Bytes written ahead of what a WebSocket subscriber reads, beside one message.
+const AHEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// The hub of live events, on a thread of its own.
 pub struct LiveEdge {
@@ -180,12 +189,64 @@ fn websocket(request: &HttpRequest, payload: web::Payload, watch: Watch) -> Resu
     let (response, session, incoming) = actix_ws::handle(request, payload)
         .map_err(|error| Problem::new(Kind::BadRequest, format!("the upgrade cannot be done: {error}")))?;
     let incoming = incoming.max_frame_size(INCOMING_BYTES_MAX);
-    actix_web::rt::spawn(serve(session, incoming, watch));
-    Ok(response)
+    let ahead = Rc::new(Ahead::default());
+    actix_web::rt::spawn(serve(session, incoming, watch, ahead.clone()));
+    Ok(response.map_body(|_, body| BoxBody::new(Watched { body, ahead })))
+}
+
+/// Bytes given to the library and not yet taken by the socket. The library counts messages, of
+/// which thirty-two may have megabytes.
+#[derive(Default)]
+struct Ahead {
+    bytes: Cell<usize>,
+    taken: Notify,
+}
+
+impl Ahead {
+    /// Waits until the next message may be given.
+    async fn room(&self) {
+        while self.bytes.get() > AHEAD_BYTES_MAX {
+            self.taken.notified().await;
+        }
+    }
+
+    /// All that was given is with the socket, or will never be.
+    fn clear(&self) {
+        self.bytes.set(0);
+        self.taken.notify_one();
+    }
+}
+
+/// The body of the upgraded response. It takes all that is there at once.
+struct Watched {
+    body: BoxBody,
+    ahead: Rc<Ahead>,
+}
+
+impl MessageBody for Watched {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_next(cx);
+        if polled.is_ready() {
+            self.ahead.clear();
+        }
+        polled
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.ahead.clear();
+    }
 }
 
 /// Writes events until either side ends it.
-async fn serve(mut session: Session, mut incoming: actix_ws::MessageStream, mut watch: Watch) {
+async fn serve(mut session: Session, mut incoming: actix_ws::MessageStream, mut watch: Watch, ahead: Rc<Ahead>) {
     let mut heard = Instant::now();
     let reason = loop {
         tokio::select! {
@@ -194,7 +255,12 @@ async fn serve(mut session: Session, mut incoming: actix_ws::MessageStream, mut 
                     None => break Some(CloseCode::Away),
                     Some(Next::KeepAlive { .. }) if heard.elapsed() > SILENCE_MAX => break None,
                     Some(Next::KeepAlive { .. }) => session.ping(b"").await,
-                    Some(Next::Object { text, cursor }) => session.text(with_cursor(&text, cursor)).await,
+                    Some(Next::Object { text, cursor }) => {
+                        let text = with_cursor(&text, cursor);
+                        ahead.room().await;
+                        ahead.bytes.set(ahead.bytes.get() + text.len());
+                        session.text(text).await
+                    }
                 };
                 if sent.is_err() {
                     return;

@@ -302,6 +302,7 @@ async fn page(context: &Context, id: &str, which: MessageSelection) -> Result<Ht
         after_number: number("cursor", params.cursor.as_deref())?.unwrap_or(0),
         limit: limit(params.limit.as_deref(), LIMIT_DEFAULT)?,
     };
+    context.page_room().await?;
     let page = context.app.backend.messages(&device, query, context.left());
     let page = context.finish(page, Ask::Read).await?;
     Ok(HttpResponse::Ok().json(MessageList {

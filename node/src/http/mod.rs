@@ -25,6 +25,7 @@ pub mod port;
 mod probes;
 pub mod problem;
 mod respond;
+mod room;
 mod routes;
 mod server;
 pub(crate) mod stamp;

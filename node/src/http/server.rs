@@ -15,11 +15,16 @@ use super::context::App;
 use super::events::LiveEdge;
 use super::live::Live;
 use super::port::Backend;
+use super::room::Answers;
 use super::{around, routes};
 use crate::live::source::Source;
 use crate::observe::metrics::Metrics;
 use crate::serve::control::Control;
 
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// What the kernel takes of an answer before the client reads it (it doubles this).
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// How often histograms are folded, so that they do not grow while nobody reads `/metrics`.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -44,6 +49,7 @@ pub fn serve(
     config
         .check()
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    let listener = listen(&config)?;
     let upkeep = tokio::spawn(keep_up(metrics.clone())).abort_handle();
     let events = LiveEdge::start(source, config.event_subscribers_max);
     let app = web::Data::new(App {
@@ -52,6 +58,7 @@ pub fn serve(
         config: config.clone(),
         backend,
         events,
+        answers: Answers::new(config.answer_bytes_max),
         metrics,
         stopping: AtomicBool::new(false),
         shard_count: tokio::sync::OnceCell::new(),
@@ -66,14 +73,13 @@ pub fn serve(
     let server = WebServer::new(factory)
         .workers(config.workers)
         .max_connections(config.connections_max.div_ceil(config.workers))
-        .backlog(1024)
         .client_request_timeout(config.request_timeout)
         .client_disconnect_timeout(Duration::from_secs(1))
         .keep_alive(config.keep_alive)
         .tcp_nodelay(true)
         .shutdown_timeout(config.stop_timeout.as_secs().max(1))
         .disable_signals()
-        .bind(config.listen)
+        .listen(listener)
         .inspect_err(|_| upkeep.abort())?;
     let addr = server
         .addrs()
@@ -94,6 +100,21 @@ pub fn serve(
         app,
         upkeep,
     })
+}
+
+/// Accepted connections inherit what is set here.
+fn listen(config: &HttpConfig) -> io::Result<std::net::TcpListener> {
+    let domain = socket2::Domain::for_address(config.listen);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    // The library has no deadline for a client that does not read its answer. The kernel has: it
+    // gives up a connection whose peer takes nothing for so long.
+    socket.set_tcp_user_timeout(Some(config.slow_reader_timeout))?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(&config.listen.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 async fn keep_up(metrics: Metrics) {

@@ -194,6 +194,7 @@ impl TelemetryParams {
 pub async fn get(context: Context, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let device = context.device(&id)?;
     let query = params::<TelemetryParams>(&context.request)?.query()?;
+    context.page_room().await?;
     let page = context.app.backend.telemetry(&device, query, context.left());
     let page = cut(context.finish(page, Ask::Read).await?, PAGE_BYTES_MAX);
     Ok(HttpResponse::Ok().json(TelemetryList {
@@ -206,7 +207,7 @@ pub async fn get(context: Context, id: web::Path<String>) -> Result<HttpResponse
 fn cut(mut page: TelemetryPage, bytes_max: usize) -> TelemetryPage {
     let mut bytes = 0;
     let fits = |row: &TelemetryRow| {
-        bytes += row.telemetry.body.len();
+        bytes += row.telemetry.bytes();
         bytes <= bytes_max
     };
     let keep = page.rows.iter().map(fits).take_while(|fits| *fits).count().max(1);

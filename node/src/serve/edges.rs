@@ -48,6 +48,8 @@ pub fn http_config(config: &NodeConfig) -> Result<HttpConfig, ServeError> {
     Ok(HttpConfig {
         connections_max: limits.http_connections_max,
         event_subscribers_max: limits.event_subscribers_max,
+        answer_bytes_max: limits.http_answer_bytes_max,
+        slow_reader_timeout: limits.slow_reader_timeout,
         body_bytes_max: limits.http_body_bytes_max,
         deadline: limits.http_request_deadline,
         ..HttpConfig::new(config.listen.http, token)

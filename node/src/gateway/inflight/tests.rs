@@ -64,7 +64,11 @@ fn read_after(writes: u64) -> After {
         topic: writes.to_string(),
         correlation: None,
     };
-    After::TwinRead { to, packet_id: None }
+    After::TwinRead {
+        to,
+        promised: 0,
+        packet_id: None,
+    }
 }
 
 /// A device that follows the rule of ordinals, and a network that does not.

@@ -83,6 +83,7 @@ async fn probes_metrics_and_description_need_the_token_from_other_machines() {
         config,
         backend: std::sync::Arc::new(super::fake::Fake::default()),
         metrics,
+        answers: crate::http::room::Answers::new(1 << 24),
         events: crate::http::events::LiveEdge::start(std::sync::Arc::new(super::fake::Fake::default()), 1),
         stopping: false.into(),
         shard_count: tokio::sync::OnceCell::new(),
