@@ -12,7 +12,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ForwardReason;
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::Instant as _;
-use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Config, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 
@@ -22,7 +22,9 @@ use super::network::GroupNetworkFactory;
 use super::retire::{retired, Retired};
 use super::rpc;
 use super::snapshot::{Into, Receiver, Sender, TransferError};
-use super::types::{term_of, ClientWriteError, Entry, EntryPayload, OnComplete, Payload, Raft, WriteResult};
+use super::types::{
+    term_of, ClientWriteError, Entry, EntryPayload, OnComplete, Payload, Raft, TypeConfig, WriteResult,
+};
 use crate::config::ClusterConfig;
 use crate::storage::LogStore;
 use crate::transport::Transport;
@@ -79,6 +81,15 @@ pub struct Committed {
     pub misfits: Vec<u32>,
     /// Items whose device was quarantined by them.
     pub torn: Vec<u32>,
+}
+
+/// How far another replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Entries it is behind.
+    pub lag: u64,
+    /// It is known to have something.
+    pub begun: bool,
 }
 
 /// An entry of the log, without openraft's types.
@@ -352,17 +363,24 @@ impl Group {
 
     /// Entries each other replica is behind; empty unless leading.
     pub fn lag(&self) -> BTreeMap<NodeId, u64> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let progress = self.progress_in(&self.raft.metrics().borrow_watched());
+        let progress = progress.into_iter();
+        progress.map(|(id, progress)| (id, progress.lag)).collect()
+    }
+
+    /// What a leader knows of the others, in metrics that are at hand: whoever holds them must not
+    /// ask for them again, a writer may be waiting in between.
+    pub(super) fn progress_in(&self, metrics: &RaftMetrics<TypeConfig>) -> BTreeMap<NodeId, Progress> {
         let last = metrics.last_log_index.unwrap_or(0);
-        let Some(replication) = &metrics.replication else {
-            return BTreeMap::new();
-        };
-        replication
-            .iter()
-            .filter(|(id, _)| **id != self.node)
-            .map(|(id, matched)| (*id, last.saturating_sub(matched.map_or(0, |m| m.index))))
-            .collect()
+        let others = metrics.replication.iter().flatten().filter(|(id, _)| **id != self.node);
+        let progress = others.map(|(id, matched)| {
+            let progress = Progress {
+                lag: last.saturating_sub(matched.map_or(0, |matched| matched.index)),
+                begun: matched.is_some(),
+            };
+            (*id, progress)
+        });
+        progress.collect()
     }
 
     /// A new replica is being brought in and still needs log that a purge would take.
@@ -487,8 +505,8 @@ impl Group {
 
     /// A request for a vote, unless it is one of a candidate that lacks what this node had before
     /// it gave its replica back.
-    fn candidacy(&self, body: &[u8]) -> Option<VoteRequest<super::types::TypeConfig>> {
-        let request: VoteRequest<super::types::TypeConfig> = codec::decode(body).ok()?;
+    fn candidacy(&self, body: &[u8]) -> Option<VoteRequest<TypeConfig>> {
+        let request: VoteRequest<TypeConfig> = codec::decode(body).ok()?;
         let floor = self.retired.as_ref().and_then(|retired| retired.floor);
         (request.last_log_id >= floor).then_some(request)
     }
