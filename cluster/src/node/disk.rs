@@ -14,14 +14,13 @@ use rand::Rng;
 use super::alarm::Alarm;
 use crate::api::StartError;
 use crate::config::ClusterConfig;
-use crate::raft::log::reached;
 use crate::storage::damage::{self, Damage, Found};
 use crate::storage::identity::{DirLock, Fresh, Identity, IdentityError, Wanted};
 use crate::storage::ledger::FileLedger;
 use crate::storage::memory::{MemoryLog, MemoryState};
 use crate::storage::rocks::{BlockCache, LogOptions, RocksLog, RocksState, StateOptions};
 use crate::storage::watched::{WatchedLog, WatchedState};
-use crate::storage::{positions, LogStore, StateStore, StorageOpenError};
+use crate::storage::{written, LogStore, StateStore, StorageOpenError};
 
 pub struct Disk {
     pub lock: DirLock,
@@ -87,7 +86,7 @@ fn identity_error(error: IdentityError) -> Refused {
 fn is_ours(entry: &str) -> bool {
     matches!(
         entry,
-        "log" | "state" | "peers" | "positions" | "reserve" | damage::FILE
+        "log" | "state" | "peers" | "reserve" | written::FILE | damage::FILE
     ) || entry.contains(".damaged-")
         || entry.ends_with(".scrub")
 }
@@ -212,9 +211,8 @@ fn open_log(opening: &Opening<'_>, cache: &BlockCache, fresh: bool) -> Result<Ro
     };
     let ends = opening.fatal.clone();
     let log = RocksLog::open(&dir, options, Box::new(move |reason| ends(reason))).map_err(|e| lost(&dir, e))?;
-    let known = positions::read(&config.data_dir).map_err(disk_error("cannot read how far the log had come"))?;
-    let behind = positions::behind(&known, |shard| reached(&log, shard));
-    match behind.map_err(disk_error("cannot read the log"))? {
+    let missing = written::lost(&config.data_dir, log.durable_changes());
+    match missing.map_err(disk_error("cannot read how much of the log was written"))? {
         Some(reason) => Err(Refused::Lost(reason)),
         None => Ok(log),
     }

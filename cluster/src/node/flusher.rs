@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actors::shell::house::{PartError, StopSignal};
@@ -10,10 +10,8 @@ use actors::shell::house::{PartError, StopSignal};
 use super::peers::Peers;
 use crate::background::Background;
 use crate::disk::DiskGuard;
-use crate::raft::log::reached;
-use crate::storage::positions::{self, Positions};
 use crate::storage::reserve::DiskLevel;
-use crate::storage::{LogStore, StateStore};
+use crate::storage::{written, LogStore, StateStore};
 use crate::transport::{Refusal, Transport};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -32,8 +30,6 @@ pub struct Flusher {
     /// Time after which anything unflushed is flushed.
     pub interval: Duration,
     pub dir: PathBuf,
-    /// How far the logs had come when the last flush began: on the disk since.
-    pub reached: Mutex<Positions>,
 }
 
 impl Flusher {
@@ -82,17 +78,6 @@ impl Flusher {
         }
     }
 
-    /// Looks how far the logs have come, and returns what the last look saw: a log that failed to
-    /// sync it would have ended this process since.
-    fn note_reached(&self) -> std::io::Result<Positions> {
-        let mut now = Positions::new();
-        for group in self.peers.groups() {
-            now.insert(group.shard, reached(&*self.log, group.shard)?);
-        }
-        let mut known = self.reached.lock().expect("no holder of this lock panics");
-        Ok(std::mem::replace(&mut *known, now))
-    }
-
     /// Notes what is applied, flushes, and only then lets openraft purge up to the notes.
     async fn flush(&self) -> Result<(), PartError> {
         let groups = self.peers.groups();
@@ -100,11 +85,11 @@ impl Flusher {
         for group in &groups {
             notes.insert(group.shard, group.shared.note()?);
         }
-        let (state, dir, before) = (self.state.clone(), self.dir.clone(), self.note_reached()?);
+        let (state, log, dir) = (self.state.clone(), self.log.clone(), self.dir.clone());
         self.background
             .call(move || {
                 state.flush()?;
-                positions::note(&dir, &before)
+                written::note(&dir, log.durable_changes())
             })
             .await??;
         metrics::counter!("holdfast_state_flushes_total").increment(1);

@@ -17,7 +17,6 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
 use super::types::{Entry, EntryPayload, LogId, Membership, Payload, TypeConfig, Vote};
-use crate::storage::positions::Reached;
 use crate::storage::{LogOp, LogRecord, LogStore};
 
 /// Entries kept in memory per group, by count and by bytes; older ones are read from disk.
@@ -109,6 +108,13 @@ impl GroupLog {
         let raw = self.store.entries(self.shard, from..to, bytes_max)?;
         raw.into_iter().map(|(_, bytes)| decode_entry(&bytes)).collect()
     }
+}
+
+/// The latest term a replica promised anything in, and its last entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    pub term: u64,
+    pub last: u64,
 }
 
 /// How far a group's log has come, before anything of it is opened.
