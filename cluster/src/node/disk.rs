@@ -162,10 +162,12 @@ fn open_stores(opening: &mut Opening<'_>, damage: &mut Damage) -> Result<Stores,
     let (mut identity, Fresh(fresh)) = Identity::open_or_create(dir, &wanted).map_err(identity_error)?;
     identity.count_start(dir).map_err(identity_error)?;
     let ledger = open_ledger(dir)?;
-    let alarm = alarm(opening, config.members.len() != 1 || !ledger.is_empty());
+    let ledger = Arc::new(ledger);
+    let (alone, met) = (config.members.len() == 1, ledger.clone());
+    let alarm = alarm(opening, move || !alone || !met.is_empty());
     let cache = BlockCache::new(config.block_cache_bytes);
     let log = open_log(opening, &cache, fresh)?;
-    let state = open_state(opening, &cache, fresh, damage, alarm.has_peers)?;
+    let state = open_state(opening, &cache, fresh, damage, (alarm.has_peers)())?;
     identity.mark_initialised(dir).map_err(identity_error)?;
     Ok(Stores {
         node_uuid: identity.node_uuid,
@@ -179,7 +181,7 @@ fn open_stores(opening: &mut Opening<'_>, damage: &mut Damage) -> Result<Stores,
             store: Arc::new(state),
             on_damage: alarm.on_state_damage(),
         }),
-        ledger: Arc::new(ledger),
+        ledger,
         alarm,
         aftermath: damage.aftermath(),
     })
@@ -261,11 +263,11 @@ fn has_peers(opening: &Opening<'_>) -> bool {
     opening.config.members.len() != 1 || !matches!(ledger, Ok(ledger) if ledger.is_empty())
 }
 
-fn alarm(opening: &Opening<'_>, has_peers: bool) -> Arc<Alarm> {
+fn alarm(opening: &Opening<'_>, has_peers: impl Fn() -> bool + Send + Sync + 'static) -> Arc<Alarm> {
     Arc::new(Alarm {
         dir: opening.config.data_dir.clone(),
         clock: opening.clock.clone(),
-        has_peers,
+        has_peers: Box::new(has_peers),
         again: tokio::sync::watch::channel(None).0,
         fatal: opening.fatal.clone(),
     })
@@ -280,7 +282,7 @@ fn no_stores(opening: &Opening<'_>) -> Stores {
         log: Arc::new(MemoryLog::new()),
         state: Arc::new(MemoryState::new()),
         ledger: Arc::new(FileLedger::forgetful()),
-        alarm: alarm(opening, true),
+        alarm: alarm(opening, || true),
         aftermath: None,
     }
 }
