@@ -119,7 +119,7 @@ impl Replicas {
 }
 
 /// A founder that has not told of itself yet.
-fn founder(member: &Member) -> NodeRecord {
+pub fn founder(member: &Member) -> NodeRecord {
     NodeRecord {
         uuid: 0,
         boot: 0,
