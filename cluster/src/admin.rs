@@ -3,6 +3,7 @@
 //!
 //! Each change is decided on one epoch and written only if that is still the present one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actors::id::{NodeId, ShardId};
@@ -197,6 +198,7 @@ impl Admin {
         let uuid = newcomer.uuid;
         let command = CatalogCommand::Admit {
             wanted: newcomer.wanted,
+            vacant: self.vacant(),
             record: NodeRecord {
                 uuid,
                 boot: 0,
@@ -232,6 +234,13 @@ impl Admin {
             shards: u16::try_from(catalog.shards.len()).unwrap_or(u16::MAX),
             peers,
         }))
+    }
+
+    /// Nodes that do not run, or take no part: another one may run where they did.
+    fn vacant(&self) -> BTreeSet<NodeId> {
+        let catalog = self.now();
+        let nodes = catalog.present().map(|(id, _)| id);
+        nodes.filter(|id| !self.peers.is_connected(*id)).collect()
     }
 
     fn check_token(&self, text: &str) -> Result<(), AdminError> {
