@@ -47,11 +47,24 @@ impl Flusher {
             let unflushed = self.state.unflushed_bytes().saturating_add(held as u64);
             self.report(unflushed);
             let due = unflushed >= FLUSH_BYTES || (waited >= self.interval && unflushed > 0);
+            self.note_written().await;
             // A flush that finds no room would end the process; there is none to gain by it.
             if due && self.disk.level() < DiskLevel::Full {
                 waited = Duration::ZERO;
                 self.flush().await?;
             }
+        }
+    }
+
+    /// How much a killed process will have written for certain. It only ever adds a check.
+    async fn note_written(&self) {
+        let (log, dir) = (self.log.clone(), self.dir.clone());
+        let noted = self
+            .background
+            .call(move || written::note_soon(&dir, log.durable_changes()))
+            .await;
+        if let Ok(Err(error)) = noted {
+            tracing::debug!(%error, "not noted how much of the log is written");
         }
     }
 
