@@ -65,11 +65,12 @@ fn say(id: u64, output: Output, new: Option<u64>, text: &str) {
 
 fn plan(args: &RepairArgs, view: &View) -> Result<Plan, Failure> {
     let id = args.id;
-    if view.answered_by == Some(id) && view.nodes.iter().any(|node| node.id == id && node.state != "up") {
-        return Err(
-            Failure::new(Exit::Usage, format!("node {id} itself answers at this address"))
-                .advise("name the address of another node: a damaged one cannot speak for the cluster"),
-        );
+    // It has no catalog, and knows nothing of the others.
+    let speaks = |node: &&NodeView| view.answered_by == Some(node.id);
+    if let Some(damaged) = view.nodes.iter().find(speaks).filter(|node| node.state == "damaged") {
+        let what = format!("node {} answers at this address, and is damaged itself", damaged.id);
+        return Err(Failure::new(Exit::Usage, what)
+            .advise("name the address of another node: a damaged one cannot speak for the cluster"));
     }
     let Some(node) = view.nodes.iter().find(|node| node.id == id) else {
         let known: Vec<String> = view.nodes.iter().map(|node| node.id.to_string()).collect();
