@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub struct Group {
     transport: Transport,
     /// What this node once gave back of this group; see [`super::retire`].
     retired: Option<Arc<Retired>>,
+    /// It is known to have all of that again, if there is any.
+    restored: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,7 +165,12 @@ impl Group {
         let raft_error = |reason: String| GroupError::Raft { shard, reason };
         let retired = retired(&*parts.log, shard).map_err(disk)?.map(Arc::new);
         let log = GroupLog::open(shard, parts.log).map_err(disk)?;
-        let settings = raft_config(config).validate().map_err(|e| raft_error(e.to_string()))?;
+        let restored = has_again(&log, retired.as_deref());
+        let settings = Config {
+            enable_elect: restored,
+            ..raft_config(config)
+        };
+        let settings = settings.validate().map_err(|e| raft_error(e.to_string()))?;
         let network = GroupNetworkFactory {
             transport: parts.transport.clone(),
             shared: parts.shared.clone(),
@@ -181,6 +189,7 @@ impl Group {
             receiver,
             transport: parts.transport,
             retired,
+            restored: Arc::new(AtomicBool::new(restored)),
         })
     }
 
@@ -261,9 +270,21 @@ impl Group {
         }
     }
 
-    /// Whether this replica may stand for election by itself when it does not hear its leader.
+    /// Whether this replica may stand for election by itself when it does not hear its leader. To
+    /// be called again and again: one that was given back once does not before it has caught up.
     pub fn stand_for_election(&self, allowed: bool) {
-        self.raft.runtime_config().elect(allowed);
+        self.raft.runtime_config().elect(allowed && self.is_restored());
+    }
+
+    /// Whether this replica has all that it had before this node gave it back.
+    ///
+    /// While it has less, its log may end in a membership from long ago. If that names this node
+    /// alone, nobody else's vote would be needed to lead, and to commit what contradicts the others.
+    fn is_restored(&self) -> bool {
+        if !self.restored.load(Ordering::Relaxed) && has_again(&self.log, self.retired.as_deref()) {
+            self.restored.store(true, Ordering::Relaxed);
+        }
+        self.restored.load(Ordering::Relaxed)
     }
 
     /// Calls `each` with the role now and after every change, until the group stops or `each`
@@ -292,7 +313,7 @@ impl Group {
         if vote.leader_id.voted_for != dead {
             return;
         }
-        let successor = if elect { self.node } else { dead };
+        let successor = if elect && self.is_restored() { self.node } else { dead };
         let request = TransferLeaderRequest::new(vote, successor, None);
         if let Err(error) = self.raft.handle_transfer_leader(request).await {
             tracing::warn!(shard = %self.shard, %error, "cannot stand for election");
@@ -448,7 +469,7 @@ impl Group {
             }
             rpc::KIND_VOTE => codec::encode(&self.raft.vote(self.candidacy(&body)?).await.ok()?),
             rpc::KIND_PRE_VOTE => codec::encode(&self.raft.pre_vote(self.candidacy(&body)?).await.ok()?),
-            rpc::KIND_TRANSFER => codec::encode(
+            rpc::KIND_TRANSFER if self.is_restored() => codec::encode(
                 &self
                     .raft
                     .handle_transfer_leader(codec::decode(&body).ok()?)
@@ -516,6 +537,12 @@ impl Group {
             tracing::warn!(shard = %self.shard, %error, "group did not stop cleanly");
         }
     }
+}
+
+/// An error counts as no: its log cannot be read, and it must not lead.
+fn has_again(log: &GroupLog, retired: Option<&Retired>) -> bool {
+    let floor = retired.and_then(|retired| retired.floor);
+    floor.is_none() || log.last_id().is_ok_and(|last| last >= floor)
 }
 
 fn translate(result: WriteResult) -> Proposed {
