@@ -195,7 +195,7 @@ impl Admin {
             self.check_token(text)?;
         }
         check_newcomer(&newcomer)?;
-        let uuid = newcomer.uuid;
+        let (uuid, wanted) = (newcomer.uuid, newcomer.wanted);
         let command = CatalogCommand::Admit {
             wanted: newcomer.wanted,
             vacant: self.vacant(),
@@ -212,7 +212,16 @@ impl Admin {
             },
         };
         if !self.write(command).await? {
-            let next = self.now().next_node;
+            let catalog = self.now();
+            let next = catalog.next_node;
+            let other = wanted.filter(|id| catalog.nodes.get(id).is_some_and(|known| known.uuid != uuid));
+            if let Some(id) = other {
+                let reason = format!(
+                    "node {id} is known with another data directory: what it promised is not in this one; replace it \
+                     (`holdfast cluster repair {id} --replace`)"
+                );
+                return Err(denied(DeniedKind::Conflict, reason));
+            }
             let reason = format!(
                 "its id or one of its addresses belongs to another node, it was removed before, or the cluster is \
                  full; the next free id is {next}"

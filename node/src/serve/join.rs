@@ -24,8 +24,14 @@ pub async fn who(config: &NodeConfig) -> Result<Who, ServeError> {
     let known = match Identity::read(dir) {
         Ok(known) => known,
         // What a damaged identity means is decided where the directory is opened.
-        Err(_) if config.node.id.is_some() && config.cluster.join.is_empty() => None,
-        Err(error) => return Err(ServeError::Join(error.to_string())),
+        Err(error) => {
+            let id = config.node.id.ok_or_else(|| ServeError::Join(error.to_string()))?;
+            return Ok(Who {
+                id,
+                shards: config.cluster.shards,
+                fresh_uuid: None,
+            });
+        }
     };
     if let Some(known) = known {
         // A file that says something else is refused where the directory is opened.
