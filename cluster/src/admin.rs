@@ -3,6 +3,7 @@
 //!
 //! Each change is decided on one epoch and written only if that is still the present one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actors::id::{NodeId, ShardId};
@@ -194,9 +195,10 @@ impl Admin {
             self.check_token(text)?;
         }
         check_newcomer(&newcomer)?;
-        let uuid = newcomer.uuid;
+        let (uuid, wanted) = (newcomer.uuid, newcomer.wanted);
         let command = CatalogCommand::Admit {
             wanted: newcomer.wanted,
+            vacant: self.vacant(),
             record: NodeRecord {
                 uuid,
                 boot: 0,
@@ -210,7 +212,16 @@ impl Admin {
             },
         };
         if !self.write(command).await? {
-            let next = self.now().next_node;
+            let catalog = self.now();
+            let next = catalog.next_node;
+            let other = wanted.filter(|id| catalog.nodes.get(id).is_some_and(|known| known.uuid != uuid));
+            if let Some(id) = other {
+                let reason = format!(
+                    "node {id} is known with another data directory: what it promised is not in this one; replace it \
+                     (`holdfast cluster repair {id} --replace`)"
+                );
+                return Err(denied(DeniedKind::Conflict, reason));
+            }
             let reason = format!(
                 "its id or one of its addresses belongs to another node, it was removed before, or the cluster is \
                  full; the next free id is {next}"
@@ -232,6 +243,13 @@ impl Admin {
             shards: u16::try_from(catalog.shards.len()).unwrap_or(u16::MAX),
             peers,
         }))
+    }
+
+    /// Nodes that do not run, or take no part: another one may run where they did.
+    fn vacant(&self) -> BTreeSet<NodeId> {
+        let catalog = self.now();
+        let nodes = catalog.present().map(|(id, _)| id);
+        nodes.filter(|id| !self.peers.is_connected(*id)).collect()
     }
 
     fn check_token(&self, text: &str) -> Result<(), AdminError> {

@@ -21,10 +21,9 @@ use crate::api::{
 use crate::catalog::CatalogCommand;
 use crate::config::ClusterConfig;
 use crate::node::start::{start, Running};
-use crate::raft::log::reached;
 use crate::router::protocol::{Ask, Told};
 use crate::router::TraceSource;
-use crate::storage::positions::{self, Positions};
+use crate::storage::written;
 
 /// Between attempts of a call that was certainly not committed.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
@@ -387,16 +386,14 @@ impl Cluster {
             group.shutdown().await;
         }
         running.transport.shutdown();
-        let shards: Vec<ShardId> = running.peers.groups().iter().map(|group| group.shard).collect();
         let dir = running.config.data_dir.clone();
         let (state, log) = (running.state.clone(), running.log.clone());
         let closed = running.background.call(move || {
             // Only saves replay at the next start.
             let flushed = state.flush();
             log.close();
-            // What was queued is on the disk now, or the log has failed and tells nothing.
-            let ends: std::io::Result<Positions> = shards.iter().map(|s| Ok((*s, reached(&*log, *s)?))).collect();
-            flushed.and(ends).and_then(|ends| positions::note(&dir, &ends))
+            // What was queued is on the disk now, or the log has failed and claims no more.
+            written::note(&dir, log.durable_changes()).and(flushed)
         });
         if let Ok(Err(error)) = closed.await {
             tracing::warn!(%error, "state was not flushed; the next start replays the log");

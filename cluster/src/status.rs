@@ -9,6 +9,7 @@ use actors::time::Timestamp;
 
 use crate::api::{ClusterStatus, MovingStatus, NodeState, NodeStatus, ShardStatus, TokenStatus};
 use crate::catalog::{Catalog, NodeRecord, Stage};
+use crate::node::founding::founder;
 use crate::node::start::Running;
 use crate::router::protocol::{Ask, Condition, NodeReport, Told};
 use crate::service::status_of;
@@ -18,10 +19,12 @@ const REPORT_DEADLINE: Duration = Duration::from_millis(800);
 
 pub async fn of(running: &Running) -> ClusterStatus {
     let catalog = running.catalog.borrow().clone();
-    let mut nodes: Vec<NodeId> = catalog.present().map(|(id, _)| id).collect();
-    if nodes.is_empty() {
-        nodes = running.transport.peers();
-        nodes.push(running.me.node);
+    let known = known_nodes(running, &catalog);
+    let mut nodes: Vec<NodeId> = known.keys().copied().collect();
+    if catalog.nodes.is_empty() {
+        nodes.extend(running.transport.peers());
+        nodes.sort_unstable();
+        nodes.dedup();
     }
     let asks = nodes
         .into_iter()
@@ -37,9 +40,9 @@ pub async fn of(running: &Running) -> ClusterStatus {
     let shards: Vec<ShardStatus> = (0..running.config.shards)
         .map(|id| merge_shard(running.me.node, ShardId(id), &catalog, &reports))
         .collect();
-    let nodes = catalog
-        .present()
-        .map(|(id, record)| node_status((id, record), &catalog, &shards, reports.get(&id)))
+    let nodes = known
+        .iter()
+        .map(|(id, record)| node_status((*id, record), &catalog, &shards, reports.get(id)))
         .collect();
     let own = running.service.catalog.get().map(status_of);
     // A node without a catalog of its own repeats what the catalog's leader says.
@@ -81,6 +84,22 @@ pub async fn of(running: &Running) -> ClusterStatus {
             })
             .collect(),
     }
+}
+
+/// As the catalog has them; a node without one (at the very start, and in quarantine) knows itself
+/// and those it was configured with.
+fn known_nodes(running: &Running, catalog: &Catalog) -> BTreeMap<NodeId, NodeRecord> {
+    if !catalog.nodes.is_empty() {
+        return catalog.present().map(|(id, record)| (id, record.clone())).collect();
+    }
+    let config = &running.config;
+    let mut known: BTreeMap<NodeId, NodeRecord> = config.members.iter().map(|each| (each.id, founder(each))).collect();
+    let me = NodeRecord {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..founder(&config.me)
+    };
+    known.insert(config.node_id, me);
+    known
 }
 
 fn node_status(

@@ -362,17 +362,40 @@ impl Cluster {
         }
     }
 
+    /// As [`Self::command`]; returns what it printed as its result.
+    pub fn ask(&self, arguments: &[&str]) -> String {
+        self.command(arguments);
+        fs::read_to_string(self.dir.with_extension("out")).unwrap_or_default()
+    }
+
+    /// Starts a node by its configuration alone, as a supervisor would. It ends with the cluster.
+    pub fn supervise(&self, config: &Path) {
+        let log = config.with_file_name("node.log");
+        let log = fs::OpenOptions::new().create(true).append(true).open(log);
+        let log = log.expect("the node's directory can be written");
+        let child = Command::new(program())
+            .args(["node", "--config"])
+            .arg(config)
+            .envs(&self.env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        // Nobody waits for it: it is ended by its configuration's place.
+        drop(child.unwrap_or_else(|error| panic!("holdfast node: {error}")));
+    }
+
     /// # Errors
     /// Its exit status and output.
     pub fn try_command(&self, arguments: &[&str]) -> Result<(), String> {
         let what = format!("holdfast {}", arguments.join(" "));
         let log = self.dir.with_extension("log");
-        let output = File::create(&log).expect("the test's directory can be written");
-        let errors = output.try_clone().expect("a descriptor is left");
+        let out = self.dir.with_extension("out");
+        let output = File::create(&out).expect("the test's directory can be written");
+        let errors = File::create(&log).expect("the test's directory can be written");
         let mut child = Command::new(program())
             .args(arguments)
-            .arg("--dir")
-            .arg(&self.dir)
+            .env("HOLDFAST_DIR", &self.dir)
             .envs(&self.env)
             .stdin(Stdio::null())
             .stdout(output)
@@ -382,7 +405,9 @@ impl Cluster {
         let end = Instant::now() + COMMAND_DEADLINE;
         loop {
             if let Some(status) = child.try_wait().expect("our own child can be waited for") {
-                let text = fs::read_to_string(&log).unwrap_or_default();
+                let text = [&out, &log]
+                    .map(|file| fs::read_to_string(file).unwrap_or_default())
+                    .concat();
                 return status
                     .success()
                     .then_some(())

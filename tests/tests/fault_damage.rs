@@ -239,3 +239,154 @@ fn a_directory_that_forgot_something_takes_no_part() {
     work.finish_and_judge(&cluster);
     cluster.digests_agree(AGREE);
 }
+
+/// Shortens a file to a part of what it holds, in thousandths, or by so many bytes.
+enum Cut {
+    Keep(u64),
+    Less(u64),
+}
+
+fn cut(file: &Path, how: &Cut) {
+    let len = fs::metadata(file).unwrap().len();
+    let kept = match how {
+        Cut::Keep(thousandths) => len * thousandths / 1_000,
+        Cut::Less(bytes) => len.saturating_sub(*bytes),
+    };
+    assert!(kept < len, "{} holds nothing that could be cut off", file.display());
+    let opened = fs::OpenOptions::new().write(true).open(file).unwrap();
+    opened.set_len(kept).unwrap();
+}
+
+/// A file of the log that lost its end after a clean stop. Whatever checksums say: the node knows
+/// how much it had written, and takes no part with less.
+#[test]
+fn a_log_that_lost_its_end_takes_no_part() {
+    let mut cluster = cluster();
+    let work = Workload::start(&cluster, plan("cut"));
+    work.acknowledge(STRETCH);
+    // A second run: what the first one left is in tables by then.
+    cluster.stop(VICTIM);
+    cluster.start(VICTIM);
+    work.acknowledge(STRETCH);
+    let received = cluster.counter(VICTIM, "holdfast_log_bytes_total");
+    assert!(received > 0.0, "the victim has written nothing that could be lost");
+    cluster.stop(VICTIM);
+    let data = data(&cluster, VICTIM);
+    let whole = data.with_extension("whole");
+    copy(&data, &whole);
+    let cuts = [
+        (".log", Cut::Keep(500)),
+        (".log", Cut::Keep(0)),
+        (".log", Cut::Keep(990)),
+        (".log", Cut::Less(1)),
+        (".sst", Cut::Keep(500)),
+        ("MANIFEST", Cut::Keep(500)),
+    ];
+    for (name, how) in cuts {
+        fs::remove_dir_all(&data).unwrap();
+        copy(&whole, &data);
+        let log = data.join("log");
+        let named = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().contains(name);
+        let found: Vec<PathBuf> = files(&log, "").into_iter().filter(named).collect();
+        assert!(!found.is_empty(), "there is no {name} in the log");
+        for file in &found {
+            println!("damage: {}", file.display());
+            cut(file, &how);
+        }
+        let told = cluster.ask(&["cluster", "start", &VICTIM.to_string()]);
+        cluster.reload();
+        assert!(told.contains("takes no part") && !told.contains("serves"), "{told}");
+        becomes(&cluster, "damaged");
+        work.acknowledge(STRETCH / 4);
+        cluster.stop(VICTIM);
+    }
+    fs::remove_dir_all(&data).unwrap();
+    copy(&whole, &data);
+    let told = cluster.ask(&["cluster", "start", &VICTIM.to_string()]);
+    cluster.reload();
+    assert!(told.contains("serves"), "{told}");
+    becomes(&cluster, "up");
+    work.finish_and_judge(&cluster);
+    cluster.digests_agree(AGREE);
+}
+
+/// The first node of a cluster that has grown is configured as if it were alone. With its disk gone
+/// it must not begin a cluster of its own.
+#[test]
+fn the_first_node_of_a_grown_cluster_does_not_begin_anew_without_its_disk() {
+    let mut cluster = Cluster::up(1);
+    cluster.command(&["cluster", "add", "--nodes", "2"]);
+    cluster.reload();
+    let work = Workload::start(&cluster, plan("first"));
+    work.acknowledge(STRETCH);
+    cluster.stop(1);
+    fs::remove_dir_all(data(&cluster, 1)).unwrap();
+    let told = cluster.ask(&["cluster", "start", "1"]);
+    cluster.reload();
+    assert!(told.contains("takes no part"), "{told}");
+    let ready: Result<serde_json::Value, String> = cluster.get(1, "/readyz");
+    assert!(ready.unwrap_err().contains("503"));
+    work.acknowledge(STRETCH);
+    cluster.command(&["cluster", "repair", "1"]);
+    cluster.reload();
+    assert_eq!(cluster.ids(), [2, 3, 4]);
+    work.finish_and_judge(&cluster);
+    cluster.digests_agree(AGREE);
+}
+
+/// By address only, as where a supervisor runs the nodes: the command says what must be run on the
+/// damaged node's host, and does all the rest.
+#[test]
+fn a_damaged_node_is_replaced_on_its_own_host_by_address_and_token() {
+    let mut cluster = cluster();
+    let work = Workload::start(&cluster, plan("host"));
+    work.acknowledge(STRETCH);
+    cluster.stop(VICTIM);
+    let log = data(&cluster, VICTIM).join("log");
+    cut(files(&log, ".log").last().unwrap(), &Cut::Keep(500));
+    cluster.start(VICTIM);
+    becomes(&cluster, "damaged");
+    let (url, token) = (format!("http://{}", cluster.node(1).http), cluster.file.token.clone());
+    let victim = VICTIM.to_string();
+    let repair = ["cluster", "repair", &victim, "--url", &url, "--token", &token];
+    let at_itself = format!("http://{}", cluster.node(VICTIM).http);
+    let refused = cluster.try_command(&["cluster", "repair", &victim, "--url", &at_itself, "--token", &token]);
+    assert!(refused.unwrap_err().contains("is damaged itself"));
+    let told = cluster.ask(&[&repair[..], &["--no-wait", "--output", "json"]].concat());
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["healthy"], false);
+    let (join_token, join) = (told["token"].as_str().unwrap(), told["join"][0].as_str().unwrap());
+    let command = told["commands"][0].as_str().unwrap();
+    assert!(command.contains(join_token) && command.contains(join), "{command}");
+    // What the command says, on the victim's host: same addresses, another id.
+    let config = cluster.node(VICTIM).dir.join("node.toml");
+    let path = config.display().to_string();
+    let rejoin = [
+        "cluster",
+        "rejoin",
+        "--config",
+        &path,
+        "--join",
+        join,
+        "--join-token",
+        join_token,
+    ];
+    let runs = cluster.try_command(&rejoin).unwrap_err();
+    assert!(runs.contains("stop the node first"), "{runs}");
+    cluster.stop(VICTIM);
+    cluster.command(&rejoin);
+    cluster.supervise(&config);
+    cluster.command(&repair);
+    let status = cluster.status_of(1).unwrap();
+    let ids: Vec<u64> = status.nodes.iter().map(|node| node.id).collect();
+    assert_eq!(ids, [1, 3, 4]);
+    for shard in &status.shards {
+        assert_eq!(shard.voters.len(), 3, "{shard:?}");
+        assert!(!shard.voters.contains(&VICTIM), "{shard:?}");
+    }
+    work.acknowledge(STRETCH);
+    // Two of three are a majority: the new one counts.
+    cluster.kill(3);
+    work.every_shard_acknowledges();
+    work.finish_and_judge(&cluster);
+}

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use holdfast_tests::harness::{eventually, Cluster, Status};
+use holdfast_tests::harness::{eventually, Cluster, Rebalance, Status};
 use holdfast_tests::workload::{Plan, Workload};
 use simulator::Load;
 
@@ -92,6 +92,105 @@ fn three_nodes_become_five_and_three_again_under_load() {
     assert_eq!(cluster.ids(), [2, 3, 5], "who has left is not in cluster.json");
     work.every_shard_acknowledges();
     assert_eq!(work.final_refusals(), 0, "nobody was told never to come back");
+    work.finish_and_judge(&cluster);
+    cluster.digests_agree(AGREE);
+}
+
+/// From one replica of each shard to three, and then any node may die.
+#[test]
+fn a_single_node_grows_to_three_replicas_under_load_and_then_survives_a_kill_of_any() {
+    let mut cluster = Cluster::up(1);
+    let work = Workload::start(&cluster, plan("single"));
+    work.acknowledge(STRETCH);
+    cluster.command(&["cluster", "add", "--nodes", "2"]);
+    cluster.reload();
+    placed(&cluster, &[1, 2, 3], 3);
+    assert_eq!(cluster.status().unwrap().replication, 3);
+    work.every_shard_acknowledges();
+    // Its devices know the first node only, which is to die.
+    work.finish_and_judge(&cluster);
+    let work = Workload::start(&cluster, plan("grown"));
+    for id in [1, 2, 3] {
+        cluster.kill(id);
+        work.every_shard_acknowledges();
+        cluster.start(id);
+        whole(&cluster);
+    }
+    work.finish_and_judge(&cluster);
+    cluster.digests_agree(AGREE);
+}
+
+/// Every node is up, every shard has a leader, and no replica is far behind.
+#[track_caller]
+fn whole(cluster: &Cluster) {
+    eventually("every node is whole again", SETTLE, || {
+        let mut applied = Vec::new();
+        for id in cluster.ids() {
+            let status = cluster.status_of(id)?;
+            if let Some(node) = status.nodes.iter().find(|node| node.state != "up") {
+                return Err(format!("{node:?}"));
+            }
+            if let Some(shard) = status.shards.iter().find(|shard| shard.leader.is_none()) {
+                return Err(format!("{shard:?}"));
+            }
+            applied.push(status.shards.iter().map(|shard| shard.applied).sum::<u64>());
+        }
+        let (least, most) = (applied.iter().min().unwrap(), applied.iter().max().unwrap());
+        (most - least < 2_000)
+            .then_some(())
+            .ok_or_else(|| format!("applied: {applied:?}"))
+    });
+}
+
+#[test]
+fn one_node_becomes_two_then_three_and_says_what_that_means() {
+    let mut cluster = Cluster::up(1);
+    let work = Workload::start(&cluster, plan("steps"));
+    work.acknowledge(STRETCH);
+    cluster.command(&["cluster", "add"]);
+    cluster.reload();
+    placed(&cluster, &[1, 2], 1);
+    let told = cluster.ask(&["cluster", "status"]);
+    assert!(told.contains("one replica, on one of 2 nodes"), "{told}");
+    work.every_shard_acknowledges();
+    cluster.command(&["cluster", "add"]);
+    cluster.reload();
+    placed(&cluster, &[1, 2, 3], 3);
+    let told = cluster.ask(&["cluster", "status"]);
+    assert!(!told.contains("one replica"), "{told}");
+    cluster.kill(3);
+    work.every_shard_acknowledges();
+    cluster.start(3);
+    work.finish_and_judge(&cluster);
+    cluster.digests_agree(AGREE);
+}
+
+/// The only replica of a shard and the driver of its move are the same process here.
+#[test]
+fn the_only_node_may_die_in_the_middle_of_growing() {
+    let mut cluster = Cluster::up(1);
+    let work = Workload::start(&cluster, plan("middle"));
+    work.acknowledge(STRETCH);
+    cluster.command(&["cluster", "add", "--nodes", "2", "--no-rebalance"]);
+    cluster.reload();
+    cluster.command(&["cluster", "rebalance", "--no-wait"]);
+    // Once at the very beginning, once when some is done; the second time all of it may be.
+    for least in [0, 1] {
+        let driver = eventually("somebody drives", SETTLE, || {
+            let status = cluster.status()?;
+            let leader = status.catalog.leader.ok_or("the catalog has no leader")?;
+            let far_enough = |moving: &Rebalance| moving.replicas_done >= least;
+            let goes_on = status.rebalance.as_ref().is_none_or(far_enough);
+            goes_on
+                .then_some(leader)
+                .ok_or_else(|| format!("{:?}", status.rebalance))
+        });
+        cluster.kill(driver);
+        cluster.start(driver);
+    }
+    cluster.command(&["cluster", "rebalance"]);
+    placed(&cluster, &[1, 2, 3], 3);
+    work.every_shard_acknowledges();
     work.finish_and_judge(&cluster);
     cluster.digests_agree(AGREE);
 }

@@ -39,6 +39,8 @@ pub enum CatalogCommand {
         /// The only one it may get; `None`: any.
         wanted: Option<NodeId>,
         record: NodeRecord,
+        /// Nodes that do not run, whose addresses it may have: it comes in the place of one.
+        vacant: BTreeSet<NodeId>,
     },
     /// Where replicas shall be. Refused unless decided on this very epoch.
     Aim {
@@ -114,7 +116,7 @@ impl Catalog {
                 }
                 _ => false,
             },
-            CatalogCommand::Admit { wanted, record } => self.admit(wanted, record),
+            CatalogCommand::Admit { wanted, record, vacant } => self.admit(wanted, record, &vacant),
             CatalogCommand::Aim {
                 epoch,
                 at,
@@ -182,7 +184,7 @@ impl Catalog {
         true
     }
 
-    fn admit(&mut self, wanted: Option<NodeId>, record: NodeRecord) -> bool {
+    fn admit(&mut self, wanted: Option<NodeId>, record: NodeRecord, vacant: &BTreeSet<NodeId>) -> bool {
         let known = self.nodes.iter().find(|(_, known)| known.uuid == record.uuid);
         if let Some((id, known)) = known {
             return wanted.is_none_or(|wanted| wanted == *id) && known.stage != Stage::Removed;
@@ -190,8 +192,11 @@ impl Catalog {
         // One that was given an id and never came leaves its addresses to the next.
         let taken =
             |known: &NodeRecord| known.peer == record.peer || known.mqtt == record.mqtt || known.http == record.http;
-        let rivals: Vec<NodeId> = self.present().filter(|(_, r)| taken(r)).map(|(id, _)| id).collect();
-        if rivals.iter().any(|id| self.stage(*id) != Some(Stage::Joining)) {
+        let rivals = self.present().filter(|(_, known)| taken(known));
+        let (rivals, others): (Vec<_>, Vec<_>) = rivals
+            .map(|(id, known)| (id, known.stage))
+            .partition(|(_, stage)| *stage == Stage::Joining);
+        if others.iter().any(|(id, _)| !vacant.contains(id)) {
             return false;
         }
         let id = wanted.unwrap_or(self.next_node);
@@ -199,7 +204,7 @@ impl Catalog {
         if full || id < self.next_node {
             return false;
         }
-        for rival in rivals {
+        for (rival, _) in rivals {
             self.nodes
                 .entry(rival)
                 .and_modify(|record| record.stage = Stage::Removed);

@@ -54,10 +54,27 @@ fn note(shard: u16, index: u64, voters: &[NodeId], members: &[NodeId]) -> Catalo
 }
 
 fn admit(uuid: u128, port: u16, wanted: Option<NodeId>) -> CatalogCommand {
+    admit_where(uuid, port, wanted, &[])
+}
+
+fn admit_where(uuid: u128, port: u16, wanted: Option<NodeId>, vacant: &[NodeId]) -> CatalogCommand {
     CatalogCommand::Admit {
         wanted,
         record: record(uuid, port),
+        vacant: vacant.iter().copied().collect(),
     }
+}
+
+/// A damaged node's host may run its replacement before the cluster lets go of the old one.
+#[test]
+fn a_newcomer_may_listen_where_a_node_did_that_does_not_run() {
+    let mut catalog = placed();
+    assert!(!catalog.apply(admit_where(77, 200, None, &[1, 3])), "2 runs there");
+    assert!(catalog.apply(admit_where(77, 200, None, &[2])));
+    assert_eq!(
+        (catalog.stage(2), catalog.stage(4)),
+        (Some(Stage::Member), Some(Stage::Joining))
+    );
 }
 
 #[test]

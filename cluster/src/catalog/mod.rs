@@ -24,8 +24,10 @@ use tokio::sync::watch;
 pub use change::CatalogCommand;
 pub use token::JoinToken;
 
-use crate::raft::machine::{Apply, GroupShared, Position, Rows};
+use crate::raft::machine::{Apply, GroupMeta, GroupShared, Position, Rows};
 use crate::raft::types::Applied;
+use crate::storage::keys::{self, Space};
+use crate::storage::StateStore;
 
 /// The replicated document.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -215,6 +217,23 @@ impl CatalogApply {
 fn read(shared: &GroupShared) -> io::Result<Catalog> {
     match shared.store.get(&shared.space().extra(ROW))? {
         Some(bytes) => codec::decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string())),
+        None => Ok(Catalog::default()),
+    }
+}
+
+/// The catalog as it lies on the disk, before anything of it is opened; an empty one if there is none.
+///
+/// # Errors
+/// The disk failed or holds damaged bytes.
+pub fn on_disk(store: &dyn StateStore) -> io::Result<Catalog> {
+    let invalid = |e: codec::CodecError| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
+    let shard = ShardId::CATALOG;
+    let Some(meta) = store.get(&keys::meta(shard))? else {
+        return Ok(Catalog::default());
+    };
+    let generation = codec::decode::<GroupMeta>(&meta).map_err(invalid)?.generation;
+    match store.get(&Space { shard, generation }.extra(ROW))? {
+        Some(bytes) => codec::decode(&bytes).map_err(invalid),
         None => Ok(Catalog::default()),
     }
 }

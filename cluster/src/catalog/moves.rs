@@ -1,7 +1,7 @@
 //! The mover's next step for one group, from what its leader says and where its voters shall be.
 //! Pure: a crash of whoever drives costs nothing, because nothing is remembered between steps.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use actors::id::NodeId;
 
@@ -9,6 +9,34 @@ use crate::raft::membership::{Membership, Step};
 
 /// Entries a learner may be behind and yet become a voter.
 pub const LAG_MAX: u64 = 256;
+/// Copies one node takes in at a time.
+pub const COPIES_PER_NODE_MAX: usize = 2;
+
+/// Copies that are being taken in, per node.
+///
+/// A learner that has all of it is none any more, even while its group waits for another one: two
+/// groups that each held the place the other one needs would wait for ever.
+#[derive(Clone, Debug, Default)]
+pub struct Copies(BTreeMap<NodeId, usize>);
+
+impl Copies {
+    /// Counts those of a group whose voters shall be `target`.
+    pub fn count(&mut self, seen: &Membership, target: &[NodeId]) {
+        for id in seen.learners.iter().filter(|id| target.contains(id)) {
+            if !is_close(seen, *id) {
+                self.begin(*id);
+            }
+        }
+    }
+
+    pub fn may_begin(&self, node: NodeId) -> bool {
+        self.0.get(&node).is_none_or(|copies| *copies < COPIES_PER_NODE_MAX)
+    }
+
+    pub fn begin(&mut self, node: NodeId) {
+        *self.0.entry(node).or_default() += 1;
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -134,8 +162,11 @@ fn next_voters(
 }
 
 fn is_ready(seen: &Membership, node: NodeId, around: &Around<'_>) -> bool {
-    let close = seen.lag.get(&node).is_some_and(|lag| *lag <= LAG_MAX);
-    seen.learners.contains(&node) && close && (around.alive)(node)
+    seen.learners.contains(&node) && is_close(seen, node) && (around.alive)(node)
+}
+
+fn is_close(seen: &Membership, node: NodeId) -> bool {
+    seen.lag.get(&node).is_some_and(|lag| *lag <= LAG_MAX)
 }
 
 /// Never into a membership that could not commit anything.

@@ -39,13 +39,17 @@ impl World {
     }
 
     fn next(&self) -> Next {
+        self.next_where(&|_| true)
+    }
+
+    fn next_where(&self, may_receive: &dyn Fn(NodeId) -> bool) -> Next {
         next(
             &self.seen,
             &Around {
                 target: &self.target,
                 audience: &self.audience,
                 alive: &|id| !self.dead.contains(&id),
-                may_receive: &|_| true,
+                may_receive,
             },
         )
     }
@@ -135,6 +139,51 @@ fn a_group_never_grows_through_an_even_number() {
     let steps = world.run();
     let changes: Vec<_> = steps.iter().filter(|step| matches!(step, Step::Voters(_))).collect();
     assert_eq!(changes, [&Step::Voters(set(&[1, 2, 3]))]);
+}
+
+/// Each needs a place on both nodes, and places are few: none may keep one while it waits for the
+/// other, or nobody ever gets both.
+#[test]
+fn many_groups_grow_at_once_a_few_copies_at_a_time() {
+    let mut groups: Vec<World> = (0..16).map(|_| World::new(&[1], 1, &[1, 2, 3])).collect();
+    for _ in 0..200 {
+        let mut copies = Copies::default();
+        for group in &groups {
+            copies.count(&group.seen, &group.target);
+        }
+        for group in &mut groups {
+            let next = group.next_where(&|id| copies.may_begin(id));
+            let Next::Step(step) = next else { continue };
+            if let Step::AddLearner(id) = &step {
+                copies.begin(*id);
+            }
+            group.take(step);
+        }
+        for node in [2, 3] {
+            let being_copied = |group: &&World| group.seen.lag.get(&node).is_some_and(|lag| *lag > LAG_MAX);
+            assert!(groups.iter().filter(being_copied).count() <= COPIES_PER_NODE_MAX);
+        }
+        for group in &mut groups {
+            group.wait();
+        }
+    }
+    for group in &groups {
+        assert_eq!(group.seen.voters, [set(&[1, 2, 3])], "{group:?}");
+    }
+}
+
+/// Nothing is known of it yet: that is not the same as being close.
+#[test]
+fn a_learner_of_which_nothing_is_known_does_not_vote() {
+    let mut world = World::new(&[1], 1, &[1, 2, 3]);
+    world.take(Step::AddLearner(2));
+    world.take(Step::AddLearner(3));
+    world.seen.lag = BTreeMap::from([(2, 0)]);
+    assert_eq!(world.next(), Next::Wait);
+    let mut copies = Copies::default();
+    copies.count(&world.seen, &world.target);
+    copies.begin(3);
+    assert!(copies.may_begin(2) && !copies.may_begin(3));
 }
 
 #[test]

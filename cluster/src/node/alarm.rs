@@ -16,8 +16,9 @@ use crate::storage::watched::OnDamage;
 pub struct Alarm {
     pub dir: PathBuf,
     pub clock: Arc<dyn Clock>,
-    /// Other nodes may hold what this one loses. Alone in the world, a node just ends.
-    pub has_peers: bool,
+    /// Whether other nodes may hold what this one loses. Alone in the world, a node just ends; one
+    /// that was alone when it started may have peers by now.
+    pub has_peers: Box<dyn Fn() -> bool + Send + Sync>,
     /// Set once: why the process must begin anew.
     pub again: watch::Sender<Option<String>>,
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
@@ -46,7 +47,7 @@ impl Alarm {
     }
 
     fn raise(&self, what: &'static str, reason: String, note: impl FnOnce(&mut Damage)) {
-        if !self.has_peers {
+        if !(self.has_peers)() {
             return (self.fatal)(format!("{what} is damaged: {reason}"));
         }
         self.again.send_if_modified(|again| {
@@ -96,7 +97,7 @@ mod tests {
         let alarm = Alarm {
             dir: dir.to_owned(),
             clock: Arc::new(Still),
-            has_peers,
+            has_peers: Box::new(move || has_peers),
             again: watch::channel(None).0,
             fatal: Arc::new(move |reason| heard.lock().unwrap().push(reason)),
         };

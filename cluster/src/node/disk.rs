@@ -14,14 +14,13 @@ use rand::Rng;
 use super::alarm::Alarm;
 use crate::api::StartError;
 use crate::config::ClusterConfig;
-use crate::raft::log::reached;
 use crate::storage::damage::{self, Damage, Found};
 use crate::storage::identity::{DirLock, Fresh, Identity, IdentityError, Wanted};
 use crate::storage::ledger::FileLedger;
 use crate::storage::memory::{MemoryLog, MemoryState};
 use crate::storage::rocks::{BlockCache, LogOptions, RocksLog, RocksState, StateOptions};
 use crate::storage::watched::{WatchedLog, WatchedState};
-use crate::storage::{positions, LogStore, StateStore, StorageOpenError};
+use crate::storage::{written, LogStore, StateStore, StorageOpenError};
 
 pub struct Disk {
     pub lock: DirLock,
@@ -87,7 +86,7 @@ fn identity_error(error: IdentityError) -> Refused {
 fn is_ours(entry: &str) -> bool {
     matches!(
         entry,
-        "log" | "state" | "peers" | "positions" | "reserve" | damage::FILE
+        "log" | "state" | "peers" | "reserve" | written::FILE | damage::FILE
     ) || entry.contains(".damaged-")
         || entry.ends_with(".scrub")
 }
@@ -163,10 +162,12 @@ fn open_stores(opening: &mut Opening<'_>, damage: &mut Damage) -> Result<Stores,
     let (mut identity, Fresh(fresh)) = Identity::open_or_create(dir, &wanted).map_err(identity_error)?;
     identity.count_start(dir).map_err(identity_error)?;
     let ledger = open_ledger(dir)?;
-    let alarm = alarm(opening, config.members.len() != 1 || !ledger.is_empty());
+    let ledger = Arc::new(ledger);
+    let (alone, met) = (config.members.len() == 1, ledger.clone());
+    let alarm = alarm(opening, move || !alone || !met.is_empty());
     let cache = BlockCache::new(config.block_cache_bytes);
     let log = open_log(opening, &cache, fresh)?;
-    let state = open_state(opening, &cache, fresh, damage, alarm.has_peers)?;
+    let state = open_state(opening, &cache, fresh, damage, (alarm.has_peers)())?;
     identity.mark_initialised(dir).map_err(identity_error)?;
     Ok(Stores {
         node_uuid: identity.node_uuid,
@@ -180,7 +181,7 @@ fn open_stores(opening: &mut Opening<'_>, damage: &mut Damage) -> Result<Stores,
             store: Arc::new(state),
             on_damage: alarm.on_state_damage(),
         }),
-        ledger: Arc::new(ledger),
+        ledger,
         alarm,
         aftermath: damage.aftermath(),
     })
@@ -212,9 +213,8 @@ fn open_log(opening: &Opening<'_>, cache: &BlockCache, fresh: bool) -> Result<Ro
     };
     let ends = opening.fatal.clone();
     let log = RocksLog::open(&dir, options, Box::new(move |reason| ends(reason))).map_err(|e| lost(&dir, e))?;
-    let known = positions::read(&config.data_dir).map_err(disk_error("cannot read how far the log had come"))?;
-    let behind = positions::behind(&known, |shard| reached(&log, shard));
-    match behind.map_err(disk_error("cannot read the log"))? {
+    let missing = written::lost(&config.data_dir, log.durable_changes());
+    match missing.map_err(disk_error("cannot read how much of the log was written"))? {
         Some(reason) => Err(Refused::Lost(reason)),
         None => Ok(log),
     }
@@ -263,11 +263,11 @@ fn has_peers(opening: &Opening<'_>) -> bool {
     opening.config.members.len() != 1 || !matches!(ledger, Ok(ledger) if ledger.is_empty())
 }
 
-fn alarm(opening: &Opening<'_>, has_peers: bool) -> Arc<Alarm> {
+fn alarm(opening: &Opening<'_>, has_peers: impl Fn() -> bool + Send + Sync + 'static) -> Arc<Alarm> {
     Arc::new(Alarm {
         dir: opening.config.data_dir.clone(),
         clock: opening.clock.clone(),
-        has_peers,
+        has_peers: Box::new(has_peers),
         again: tokio::sync::watch::channel(None).0,
         fatal: opening.fatal.clone(),
     })
@@ -282,7 +282,7 @@ fn no_stores(opening: &Opening<'_>) -> Stores {
         log: Arc::new(MemoryLog::new()),
         state: Arc::new(MemoryState::new()),
         ledger: Arc::new(FileLedger::forgetful()),
-        alarm: alarm(opening, true),
+        alarm: alarm(opening, || true),
         aftermath: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actors::shell::house::{PartError, StopSignal};
@@ -10,10 +10,8 @@ use actors::shell::house::{PartError, StopSignal};
 use super::peers::Peers;
 use crate::background::Background;
 use crate::disk::DiskGuard;
-use crate::raft::log::reached;
-use crate::storage::positions::{self, Positions};
 use crate::storage::reserve::DiskLevel;
-use crate::storage::{LogStore, StateStore};
+use crate::storage::{written, LogStore, StateStore};
 use crate::transport::{Refusal, Transport};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -34,8 +32,6 @@ pub struct Flusher {
     /// Time after which anything unflushed is flushed.
     pub interval: Duration,
     pub dir: PathBuf,
-    /// How far the logs had come when the last flush began: on the disk since.
-    pub reached: Mutex<Positions>,
 }
 
 impl Flusher {
@@ -59,11 +55,24 @@ impl Flusher {
             let unflushed = self.state.unflushed_bytes().saturating_add(held as u64);
             self.report(unflushed);
             let due = unflushed >= FLUSH_BYTES || (waited >= self.interval && unflushed > 0);
+            self.note_written().await;
             // A flush that finds no room would end the process; there is none to gain by it.
             if due && self.disk.level() < DiskLevel::Full {
                 waited = Duration::ZERO;
                 self.flush().await?;
             }
+        }
+    }
+
+    /// How much a killed process will have written for certain. It only ever adds a check.
+    async fn note_written(&self) {
+        let (log, dir) = (self.log.clone(), self.dir.clone());
+        let noted = self
+            .background
+            .call(move || written::note_soon(&dir, log.durable_changes()))
+            .await;
+        if let Ok(Err(error)) = noted {
+            tracing::debug!(%error, "not noted how much of the log is written");
         }
     }
 
@@ -90,17 +99,6 @@ impl Flusher {
         }
     }
 
-    /// Looks how far the logs have come, and returns what the last look saw: a log that failed to
-    /// sync it would have ended this process since.
-    fn note_reached(&self) -> std::io::Result<Positions> {
-        let mut now = Positions::new();
-        for group in self.peers.groups() {
-            now.insert(group.shard, reached(&*self.log, group.shard)?);
-        }
-        let mut known = self.reached.lock().expect("no holder of this lock panics");
-        Ok(std::mem::replace(&mut *known, now))
-    }
-
     /// Notes what is applied, flushes, and only then lets openraft purge up to the notes.
     async fn flush(&self) -> Result<(), PartError> {
         let groups = self.peers.groups();
@@ -110,11 +108,11 @@ impl Flusher {
             // Settling takes milliseconds, and devices wait for this thread meanwhile.
             tokio::task::yield_now().await;
         }
-        let (state, dir, before) = (self.state.clone(), self.dir.clone(), self.note_reached()?);
+        let (state, log, dir) = (self.state.clone(), self.log.clone(), self.dir.clone());
         self.background
             .call(move || {
                 state.flush()?;
-                positions::note(&dir, &before)
+                written::note(&dir, log.durable_changes())
             })
             .await??;
         metrics::counter!("holdfast_state_flushes_total").increment(1);

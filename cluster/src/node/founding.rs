@@ -17,6 +17,10 @@ use crate::router::protocol::Ask;
 /// How long other voters leave the first membership to the one that should write it.
 const INITIALISE_AFTER: Duration = Duration::from_millis(1_500);
 
+/// How long a founder that knows of nobody else listens before it makes a cluster: nodes that it
+/// has forgotten dial it at least once a second, and tell.
+const LISTEN_FIRST: Duration = Duration::from_millis(1_300);
+
 /// The catalog's first voters: the same on every founder.
 pub fn first_catalog_voters(members: &[Member]) -> Vec<NodeId> {
     let voters = placement::initial(members, 1, placement::catalog_voters(members.len()));
@@ -31,20 +35,22 @@ impl Replicas {
         let majority = config.members.len() / 2 + 1;
         let needed = majority.min(config.members.len().saturating_sub(1));
         let mut waited = 0u32;
+        let alone = config.members.len() == 1;
+        let listened = tokio::time::Instant::now() + LISTEN_FIRST;
         loop {
             let met = config
                 .members
                 .iter()
                 .filter(|m| m.id != config.node_id && self.peers.is_connected(m.id))
                 .count();
-            if met >= needed {
-                return;
-            }
             if self.refused().is_some() {
                 self.alarm.quarantine("directory", self.used_before());
                 return std::future::pending().await;
             }
-            if waited.is_multiple_of(100) {
+            if met >= needed && (!alone || tokio::time::Instant::now() >= listened) {
+                return;
+            }
+            if waited.is_multiple_of(100) && !alone {
                 tracing::info!(
                     met,
                     needed,
@@ -113,7 +119,7 @@ impl Replicas {
 }
 
 /// A founder that has not told of itself yet.
-fn founder(member: &Member) -> NodeRecord {
+pub fn founder(member: &Member) -> NodeRecord {
     NodeRecord {
         uuid: 0,
         boot: 0,

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::peers::Peers;
 use crate::asking::Asking;
-use crate::catalog::moves::{self, Around, Next};
+use crate::catalog::moves::{self, Around, Copies, Next};
 use crate::catalog::{Catalog, CatalogCommand, Placement, Stage};
 use crate::raft::group::{seeded, Group};
 use crate::raft::membership::{Membership, Step};
@@ -25,8 +25,6 @@ const IDLE_TICK: Duration = Duration::from_millis(500);
 const REPORT_DEADLINE: Duration = Duration::from_millis(800);
 /// How long a step may take to be committed; it is looked at again after that.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
-/// Copies one node takes in at a time.
-pub const COPIES_PER_NODE_MAX: usize = 2;
 /// How long a node that was removed may take to hear of it before it is cut off.
 const FAREWELL_MS: u64 = 2_000;
 
@@ -190,12 +188,12 @@ impl Mover {
                     target: &placement.target,
                     audience: if is_catalog { &audience } else { &nobody },
                     alive: &|id| self.peers.is_connected(id),
-                    may_receive: &|id| is_catalog || copies.get(&id).is_none_or(|n| *n < COPIES_PER_NODE_MAX),
+                    may_receive: &|id| is_catalog || copies.may_begin(id),
                 },
             );
             if let Next::Step(step) = next {
                 if let (Step::AddLearner(id), false) = (&step, is_catalog) {
-                    *copies.entry(*id).or_default() += 1;
+                    copies.begin(*id);
                 }
                 self.take_step(group, step);
             }
@@ -256,16 +254,11 @@ fn is_noted(placement: &Placement, voters: &BTreeSet<NodeId>, members: &BTreeSet
     placement.voters.iter().copied().collect::<BTreeSet<_>>() == *voters && placement.holders == holders
 }
 
-/// Per node, learners of shards that are to become voters.
-fn copies_under_way(catalog: &Catalog, seen: &BTreeMap<ShardId, Membership>) -> BTreeMap<NodeId, usize> {
-    let mut copies = BTreeMap::new();
+fn copies_under_way(catalog: &Catalog, seen: &BTreeMap<ShardId, Membership>) -> Copies {
+    let mut copies = Copies::default();
     for group in seen.values().filter(|group| group.shard != ShardId::CATALOG) {
-        let target = catalog
-            .placement(group.shard)
-            .map(|placement| &placement.target[..])
-            .unwrap_or_default();
-        for id in group.learners.iter().filter(|id| target.contains(id)) {
-            *copies.entry(*id).or_default() += 1;
+        if let Some(placement) = catalog.placement(group.shard) {
+            copies.count(group, &placement.target);
         }
     }
     copies

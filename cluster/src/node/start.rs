@@ -24,7 +24,7 @@ use crate::admin::Admin;
 use crate::api::{DownlinkSink, StartError};
 use crate::asking::Asking;
 use crate::background::Background;
-use crate::catalog::{Catalog, Stage};
+use crate::catalog::{on_disk, Catalog, Stage};
 use crate::config::ClusterConfig;
 use crate::router::Router;
 use crate::service::{Service, SENDING_MAX};
@@ -201,7 +201,6 @@ pub async fn start(
         disk: env_disk,
         interval: config.flush_interval,
         dir: config.data_dir.clone(),
-        reached: Mutex::default(),
         state: disk.state.clone(),
         background: background.clone(),
     });
@@ -275,7 +274,7 @@ async fn start_transport(
         quarantined,
         secret: config.secret.clone(),
         listen,
-        peers: known_peers(config)?,
+        peers: known_peers(config, &*disk.state)?,
         queue_bytes_max: TransportConfig::QUEUE_BYTES_MAX,
         frame_bytes_max: TransportConfig::FRAME_BYTES_MAX,
         connect_timeout: TransportConfig::CONNECT_TIMEOUT,
@@ -295,13 +294,20 @@ async fn start_transport(
 
 /// Whom to dial before the catalog is known: those it named last, else the founders. What this
 /// node's own configuration says of an address is newer than what was written down.
-fn known_peers(config: &ClusterConfig) -> Result<Vec<(NodeId, SocketAddr)>, StartError> {
+fn known_peers(config: &ClusterConfig, state: &dyn StateStore) -> Result<Vec<(NodeId, SocketAddr)>, StartError> {
     let dir = &config.data_dir;
     let founders = config.members.iter().map(|member| (member.id, member.peer));
     let book = match Book::read(dir) {
         Ok(book) => book,
-        // It is a copy; founders can do without.
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData && !config.members.is_empty() => Book::default(),
+        // It is a copy of what the catalog says, and written again once that is heard.
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            tracing::warn!(%error, "the addresses of the other nodes are damaged, taking those of the catalog");
+            let known = on_disk(state).map(|catalog| catalog.addresses()).unwrap_or_default();
+            Book {
+                peers: known,
+                ..Book::default()
+            }
+        }
         Err(source) => {
             return Err(StartError::Disk {
                 what: format!("reading the nodes' addresses in {}", dir.display()),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ForwardReason;
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::Instant as _;
-use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Config, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 
@@ -22,7 +23,9 @@ use super::network::GroupNetworkFactory;
 use super::retire::{retired, Retired};
 use super::rpc;
 use super::snapshot::{Into, Receiver, Sender, TransferError};
-use super::types::{term_of, ClientWriteError, Entry, EntryPayload, OnComplete, Payload, Raft, WriteResult};
+use super::types::{
+    term_of, ClientWriteError, Entry, EntryPayload, OnComplete, Payload, Raft, TypeConfig, WriteResult,
+};
 use crate::config::ClusterConfig;
 use crate::storage::LogStore;
 use crate::transport::Transport;
@@ -51,6 +54,8 @@ pub struct Group {
     transport: Transport,
     /// What this node once gave back of this group; see [`super::retire`].
     retired: Option<Arc<Retired>>,
+    /// It is known to have all of that again, if there is any.
+    restored: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +84,15 @@ pub struct Committed {
     pub misfits: Vec<u32>,
     /// Items whose device was quarantined by them.
     pub torn: Vec<u32>,
+}
+
+/// How far another replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Entries it is behind.
+    pub lag: u64,
+    /// It is known to have something.
+    pub begun: bool,
 }
 
 /// An entry of the log, without openraft's types.
@@ -151,7 +165,12 @@ impl Group {
         let raft_error = |reason: String| GroupError::Raft { shard, reason };
         let retired = retired(&*parts.log, shard).map_err(disk)?.map(Arc::new);
         let log = GroupLog::open(shard, parts.log).map_err(disk)?;
-        let settings = raft_config(config).validate().map_err(|e| raft_error(e.to_string()))?;
+        let restored = has_again(&log, retired.as_deref());
+        let settings = Config {
+            enable_elect: restored,
+            ..raft_config(config)
+        };
+        let settings = settings.validate().map_err(|e| raft_error(e.to_string()))?;
         let network = GroupNetworkFactory {
             transport: parts.transport.clone(),
             shared: parts.shared.clone(),
@@ -170,6 +189,7 @@ impl Group {
             receiver,
             transport: parts.transport,
             retired,
+            restored: Arc::new(AtomicBool::new(restored)),
         })
     }
 
@@ -250,9 +270,21 @@ impl Group {
         }
     }
 
-    /// Whether this replica may stand for election by itself when it does not hear its leader.
+    /// Whether this replica may stand for election by itself when it does not hear its leader. To
+    /// be called again and again: one that was given back once does not before it has caught up.
     pub fn stand_for_election(&self, allowed: bool) {
-        self.raft.runtime_config().elect(allowed);
+        self.raft.runtime_config().elect(allowed && self.is_restored());
+    }
+
+    /// Whether this replica has all that it had before this node gave it back.
+    ///
+    /// While it has less, its log may end in a membership from long ago. If that names this node
+    /// alone, nobody else's vote would be needed to lead, and to commit what contradicts the others.
+    fn is_restored(&self) -> bool {
+        if !self.restored.load(Ordering::Relaxed) && has_again(&self.log, self.retired.as_deref()) {
+            self.restored.store(true, Ordering::Relaxed);
+        }
+        self.restored.load(Ordering::Relaxed)
     }
 
     /// Calls `each` with the role now and after every change, until the group stops or `each`
@@ -281,7 +313,7 @@ impl Group {
         if vote.leader_id.voted_for != dead {
             return;
         }
-        let successor = if elect { self.node } else { dead };
+        let successor = if elect && self.is_restored() { self.node } else { dead };
         let request = TransferLeaderRequest::new(vote, successor, None);
         if let Err(error) = self.raft.handle_transfer_leader(request).await {
             tracing::warn!(shard = %self.shard, %error, "cannot stand for election");
@@ -352,17 +384,24 @@ impl Group {
 
     /// Entries each other replica is behind; empty unless leading.
     pub fn lag(&self) -> BTreeMap<NodeId, u64> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let progress = self.progress_in(&self.raft.metrics().borrow_watched());
+        let progress = progress.into_iter();
+        progress.map(|(id, progress)| (id, progress.lag)).collect()
+    }
+
+    /// What a leader knows of the others, in metrics that are at hand: whoever holds them must not
+    /// ask for them again, a writer may be waiting in between.
+    pub(super) fn progress_in(&self, metrics: &RaftMetrics<TypeConfig>) -> BTreeMap<NodeId, Progress> {
         let last = metrics.last_log_index.unwrap_or(0);
-        let Some(replication) = &metrics.replication else {
-            return BTreeMap::new();
-        };
-        replication
-            .iter()
-            .filter(|(id, _)| **id != self.node)
-            .map(|(id, matched)| (*id, last.saturating_sub(matched.map_or(0, |m| m.index))))
-            .collect()
+        let others = metrics.replication.iter().flatten().filter(|(id, _)| **id != self.node);
+        let progress = others.map(|(id, matched)| {
+            let progress = Progress {
+                lag: last.saturating_sub(matched.map_or(0, |matched| matched.index)),
+                begun: matched.is_some(),
+            };
+            (*id, progress)
+        });
+        progress.collect()
     }
 
     /// A new replica is being brought in and still needs log that a purge would take.
@@ -430,7 +469,7 @@ impl Group {
             }
             rpc::KIND_VOTE => codec::encode(&self.raft.vote(self.candidacy(&body)?).await.ok()?),
             rpc::KIND_PRE_VOTE => codec::encode(&self.raft.pre_vote(self.candidacy(&body)?).await.ok()?),
-            rpc::KIND_TRANSFER => codec::encode(
+            rpc::KIND_TRANSFER if self.is_restored() => codec::encode(
                 &self
                     .raft
                     .handle_transfer_leader(codec::decode(&body).ok()?)
@@ -487,8 +526,8 @@ impl Group {
 
     /// A request for a vote, unless it is one of a candidate that lacks what this node had before
     /// it gave its replica back.
-    fn candidacy(&self, body: &[u8]) -> Option<VoteRequest<super::types::TypeConfig>> {
-        let request: VoteRequest<super::types::TypeConfig> = codec::decode(body).ok()?;
+    fn candidacy(&self, body: &[u8]) -> Option<VoteRequest<TypeConfig>> {
+        let request: VoteRequest<TypeConfig> = codec::decode(body).ok()?;
         let floor = self.retired.as_ref().and_then(|retired| retired.floor);
         (request.last_log_id >= floor).then_some(request)
     }
@@ -498,6 +537,12 @@ impl Group {
             tracing::warn!(shard = %self.shard, %error, "group did not stop cleanly");
         }
     }
+}
+
+/// An error counts as no: its log cannot be read, and it must not lead.
+fn has_again(log: &GroupLog, retired: Option<&Retired>) -> bool {
+    let floor = retired.and_then(|retired| retired.floor);
+    floor.is_none() || log.last_id().is_ok_and(|last| last >= floor)
 }
 
 fn translate(result: WriteResult) -> Proposed {

@@ -17,7 +17,6 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
 use super::types::{Entry, EntryPayload, LogId, Membership, Payload, TypeConfig, Vote};
-use crate::storage::positions::Reached;
 use crate::storage::{LogOp, LogRecord, LogStore};
 
 /// Entries kept in memory per group, by count and by bytes; older ones are read from disk.
@@ -122,6 +121,20 @@ impl GroupLog {
         self.read(from, to, bytes_max)
     }
 
+    /// The last entry there is, or else the last that was purged.
+    ///
+    /// # Errors
+    /// The disk failed or holds damaged bytes.
+    pub fn last_id(&self) -> io::Result<Option<LogId>> {
+        match self.store.last_index(self.shard)? {
+            Some(index) => {
+                let last = self.read(index, index.saturating_add(1), usize::MAX)?.pop();
+                Ok(last.map(|entry| entry.log_id()))
+            }
+            None => Ok(self.lock().purged),
+        }
+    }
+
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         if from >= to {
             return Ok(Vec::new());
@@ -132,6 +145,13 @@ impl GroupLog {
         let raw = self.store.entries(self.shard, from..to, bytes_max)?;
         raw.into_iter().map(|(_, bytes)| decode_entry(&bytes)).collect()
     }
+}
+
+/// The latest term a replica promised anything in, and its last entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    pub term: u64,
+    pub last: u64,
 }
 
 /// How far a group's log has come, before anything of it is opened.
@@ -234,14 +254,9 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        // One after the other: both look under the same lock.
+        let last_log_id = self.last_id()?;
         let last_purged_log_id = self.lock().purged;
-        let last_log_id = match self.store.last_index(self.shard)? {
-            Some(index) => self
-                .read(index, index + 1, usize::MAX)?
-                .pop()
-                .map(|entry| entry.log_id()),
-            None => last_purged_log_id,
-        };
         Ok(LogState {
             last_purged_log_id,
             last_log_id,

@@ -27,7 +27,7 @@ pub struct Membership {
     /// One set of voters, or two while a change of them is under way.
     pub voters: Vec<BTreeSet<NodeId>>,
     pub learners: BTreeSet<NodeId>,
-    /// Entries each other replica is behind.
+    /// Entries each other replica is behind. One that has none yet is not named.
     pub lag: BTreeMap<NodeId, u64>,
 }
 
@@ -62,6 +62,8 @@ impl Group {
         let metrics = metrics.borrow_watched();
         let stored = &metrics.membership_config;
         let at = (*stored.log_id())?;
+        let progress = self.progress_in(&metrics).into_iter();
+        let begun = progress.filter(|(_, progress)| progress.begun);
         Some(Membership {
             shard: self.shard,
             leader: self.node,
@@ -73,7 +75,7 @@ impl Group {
             committed: metrics.cluster_committed.is_some_and(|committed| committed >= at),
             voters: stored.membership().get_joint_config().clone(),
             learners: stored.membership().learner_ids().collect(),
-            lag: self.lag(),
+            lag: begun.map(|(id, progress)| (id, progress.lag)).collect(),
         })
     }
 

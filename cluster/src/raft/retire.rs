@@ -2,7 +2,9 @@
 //!
 //! A voter that is wiped and later asked again could help a former, partitioned voter to a
 //! majority that lacks committed entries. So the vote stays, and beside it where the log had
-//! ended: should this node hold the group again, it grants no vote to a candidate with less.
+//! ended: should this node hold the group again, it grants no vote to a candidate with less, and
+//! does not stand for election itself before it has as much: its log may begin with a membership
+//! in which it needed nobody else.
 
 use std::io;
 use std::sync::Arc;

@@ -14,10 +14,10 @@ pub mod identity;
 pub mod keys;
 pub mod ledger;
 pub mod memory;
-pub mod positions;
 pub mod reserve;
 pub mod rocks;
 pub mod watched;
+pub mod written;
 
 use std::io;
 use std::ops::Range;
@@ -157,6 +157,10 @@ pub trait LogStore: Send + Sync + 'static {
     fn check_files(&self) -> io::Result<()> {
         Ok(())
     }
+
+    /// How many changes certainly are on the disk. It only grows, also from run to run; less than
+    /// it once was means that something was lost.
+    fn durable_changes(&self) -> u64;
 
     /// Counters since the start.
     fn counters(&self) -> LogCounters;

@@ -118,6 +118,10 @@ impl LogStore for WatchedLog {
         told(self.store.check_files(), &self.on_damage)
     }
 
+    fn durable_changes(&self) -> u64 {
+        self.store.durable_changes()
+    }
+
     fn counters(&self) -> LogCounters {
         self.store.counters()
     }

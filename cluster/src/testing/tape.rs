@@ -104,6 +104,9 @@ impl LogStore for TapedLog {
     fn record(&self, shard: ShardId, record: LogRecord) -> io::Result<Option<Bytes>> {
         self.inner.record(shard, record)
     }
+    fn durable_changes(&self) -> u64 {
+        self.inner.durable_changes()
+    }
     fn counters(&self) -> LogCounters {
         self.inner.counters()
     }

@@ -1,6 +1,7 @@
 //! Who is at the other end: both sides prove that they know the cluster's secret, now.
 //!
-//! dialer → `Hello`; acceptor → `Hello`, `Proof`; dialer → `Proof`; acceptor → `Welcome`. A proof
+//! dialer → `Hello`; acceptor → `Hello`, `Proof`; dialer → `Proof`; acceptor → `Welcome`. A dialer
+//! that does not want whom it reached sends a proof of its refusal instead. A proof
 //! is an HMAC over the role and both hellos, which hold the nonces, the cluster, both nodes, their
 //! uuids, starts and boots, the class; the version is in its label. Recorded proofs are worthless: the other side's nonce is new.
 //! Knows nothing of frames or of what is spoken afterwards.
@@ -130,6 +131,7 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     let mut out = Vec::new();
     hello::put(&mut out, Tag::Hello, &mine);
     hello::send(stream, &out).await?;
+    let mut disowning = None;
     let verdict = async {
         let theirs = hello::receive(stream, Tag::Hello).await?;
         let hello = Hello::decode(&theirs).ok_or(Refusal::Malformed)?;
@@ -143,10 +145,15 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
             acceptor: &theirs,
         };
         transcript.verify(Side::Acceptor, &hello::receive(stream, Tag::Proof).await?)?;
-        admit(ledger, &hello)?;
+        if let Err(reason) = admit(ledger, &hello) {
+            // The other side lost its directory, it may be; it must be able to believe that.
+            disowning = Some(transcript.prove_refusal(reason));
+            return Err(reason.into());
+        }
         Ok((transcript.prove(Side::Dialer), transcript.key(), hello))
     };
-    let (proof, key, hello) = told(verdict.await, stream).await?;
+    let verdict = verdict.await;
+    let (proof, key, hello) = told(verdict, stream, disowning.as_deref()).await?;
     out.clear();
     hello::put(&mut out, Tag::Proof, &proof);
     hello::send(stream, &out).await?;
@@ -162,7 +169,8 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     })
 }
 
-/// The acceptor's part; `member` says who may come in.
+/// The acceptor's part; `member` says who may come in. Who is no member is heard out all the same:
+/// a node that has forgotten its cluster is told so by those it does not know any more.
 ///
 /// # Errors
 /// As [`dial`].
@@ -176,9 +184,6 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         let theirs = hello::receive(stream, Tag::Hello).await?;
         let hello = Hello::decode(&theirs).ok_or(Refusal::Malformed)?;
         check(config, &hello)?;
-        if !member(hello.node) {
-            return Err(Refusal::UnknownNode.into());
-        }
         let mine = hello_of(config, hello.class);
         let transcript = Transcript {
             secret: &config.secret.0,
@@ -189,7 +194,14 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         hello::put(&mut out, Tag::Hello, &mine);
         hello::put(&mut out, Tag::Proof, &transcript.prove(Side::Acceptor));
         hello::send(stream, &out).await?;
-        transcript.verify(Side::Dialer, &hello::receive(stream, Tag::Proof).await?)?;
+        match hello::receive_any(stream).await? {
+            (Tag::Proof, proof) => transcript.verify(Side::Dialer, &proof)?,
+            (Tag::Refused, refusal) => return Err(transcript.refused(&refusal, &hello, ledger)),
+            _ => return Err(Refusal::Malformed.into()),
+        }
+        if !member(hello.node) {
+            return Err(Refusal::UnknownNode.into());
+        }
         admit(ledger, &hello)?;
         Ok(Established {
             peer: hello.node,
@@ -198,7 +210,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             key: transcript.key(),
         })
     };
-    let established = told(verdict.await, stream).await?;
+    let established = told(verdict.await, stream, None).await?;
     let mut out = Vec::new();
     hello::put(&mut out, Tag::Welcome, &[]);
     hello::send(stream, &out).await?;
@@ -253,10 +265,12 @@ fn admit(ledger: &dyn PeerLedger, hello: &Hello) -> Result<(), Refusal> {
 async fn told<T>(
     verdict: Result<T, HandshakeError>,
     stream: &mut (impl AsyncWrite + Unpin),
+    proof: Option<&[u8]>,
 ) -> Result<T, HandshakeError> {
     if let Err(HandshakeError::Refused(reason)) = &verdict {
         let mut out = Vec::new();
-        hello::put(&mut out, Tag::Refused, &[*reason as u8]);
+        let refusal = [&[*reason as u8], proof.unwrap_or_default()].concat();
+        hello::put(&mut out, Tag::Refused, &refusal);
         if hello::send(stream, &out).await.is_ok() {
             stream.shutdown().await.ok();
         }
@@ -286,6 +300,22 @@ impl Transcript<'_> {
 
     fn prove(&self, side: Side) -> Vec<u8> {
         self.mac(&[b'P', side as u8]).finalize().into_bytes().to_vec()
+    }
+
+    fn prove_refusal(&self, reason: Refusal) -> Vec<u8> {
+        self.mac(&[b'R', reason as u8]).finalize().into_bytes().to_vec()
+    }
+
+    /// What the dialer's refusal means. One that is proven is by a node of this cluster, which is
+    /// then known to exist.
+    fn refused(&self, refusal: &[u8], dialer: &Hello, ledger: &dyn PeerLedger) -> HandshakeError {
+        let reason = hello::refusal_of(refusal);
+        let proof = refusal.get(1..).unwrap_or_default();
+        if self.mac(&[b'R', reason as u8]).verify_slice(proof).is_err() {
+            return HandshakeError::RefusedByPeer(reason);
+        }
+        let _ = admit(ledger, dialer);
+        HandshakeError::Disowned(reason)
     }
 
     fn verify(&self, side: Side, proof: &[u8]) -> Result<(), Refusal> {

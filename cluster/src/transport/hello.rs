@@ -128,6 +128,25 @@ pub async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::R
 /// # Errors
 /// `RefusedByPeer` when the other side sends its refusal instead; else what is wrong with the bytes.
 pub async fn receive(stream: &mut (impl AsyncRead + Unpin), due: Tag) -> Result<Vec<u8>, HandshakeError> {
+    match receive_any(stream).await? {
+        (Tag::Refused, body) => Err(HandshakeError::RefusedByPeer(refusal_of(&body))),
+        (tag, body) if tag == due => Ok(body),
+        _ => Err(Refusal::Malformed.into()),
+    }
+}
+
+/// What a refusal's first byte says.
+pub fn refusal_of(body: &[u8]) -> Refusal {
+    body.first()
+        .and_then(|byte| Refusal::of(*byte))
+        .unwrap_or(Refusal::Malformed)
+}
+
+/// Reads one handshake message of any tag.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub async fn receive_any(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Tag, Vec<u8>), HandshakeError> {
     let mut prelude = [0; PRELUDE_LEN];
     // The magic first: a stranger's short greeting must be refused, not waited on.
     stream.read_exact(&mut prelude[..MAGIC.len()]).await?;
@@ -144,15 +163,7 @@ pub async fn receive(stream: &mut (impl AsyncRead + Unpin), due: Tag) -> Result<
         .ok_or(Refusal::Malformed)?;
     let mut body = vec![0; len];
     stream.read_exact(&mut body).await?;
-    match tag {
-        Tag::Refused => Err(HandshakeError::RefusedByPeer(
-            body.first()
-                .and_then(|byte| Refusal::of(*byte))
-                .unwrap_or(Refusal::Malformed),
-        )),
-        tag if tag == due => Ok(body),
-        _ => Err(Refusal::Malformed.into()),
-    }
+    Ok((tag, body))
 }
 
 #[cfg(test)]

@@ -285,6 +285,98 @@ fn a_damaged_table_is_refused_at_once() {
     assert!(refused(&dir));
 }
 
+/// What a log says, all of it that must not be forgotten.
+fn all_of(log: &dyn LogStore) -> String {
+    let records = [A, B].map(|shard| {
+        [LogRecord::Vote, LogRecord::Purged, LogRecord::Retired].map(|record| log.record(shard, record).unwrap())
+    });
+    format!("{} | {} | {records:?}", read(log, A), read(log, B))
+}
+
+/// A log that was closed in good order, after three runs: with tables, a manifest that has grown,
+/// and a WAL. Returns how many changes it had.
+fn closed(dir: &Path) -> u64 {
+    for run in 0..3 {
+        let log = open(dir);
+        for index in 1..=20 {
+            let index = run * 20 + index;
+            write(&log, append(A, index, &["some event"])).unwrap();
+            write(&log, append(B, index, &[&"x".repeat(3_000)])).unwrap();
+            write(&log, put(A, LogRecord::Committed, &index.to_string())).unwrap();
+        }
+        write(&log, put(B, LogRecord::Vote, &format!("vote {run}"))).unwrap();
+        write(&log, purge(A, run * 20 + 5)).unwrap();
+        write(&log, put(A, LogRecord::Committed, "the last")).unwrap();
+        log.close();
+        if run == 2 {
+            return log.durable_changes();
+        }
+    }
+    unreachable!("the last run returns");
+}
+
+/// Whichever file is cut, and wherever: the log is refused, or it has fewer changes than it is known
+/// to have had, or nothing of it was lost.
+#[test]
+fn no_cut_of_a_closed_log_passes_unnoticed() {
+    let root = tempfile::tempdir().unwrap();
+    let live = root.path().join("live");
+    let had = closed(&live);
+    let all = {
+        let copy = root.path().join("whole");
+        copy_dir(&live, &copy);
+        let log = open(&copy);
+        assert_eq!(log.durable_changes(), had, "counted the same from run to run");
+        all_of(&log)
+    };
+    let names: Vec<_> = live.read_dir().unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(names.len() > 5, "{names:?}");
+    for (n, name) in names.iter().enumerate() {
+        let file = live.join(name);
+        let len = std::fs::metadata(&file).unwrap().len();
+        let is_wal = file.extension().is_some_and(|extension| extension == "log");
+        let cuts = if is_wal { 40 } else { 6 };
+        let at = (0..cuts).map(|cut| len * cut / cuts);
+        for cut in at
+            .chain([1, 30, 60].map(|less| len.saturating_sub(less)))
+            .filter(|cut| *cut < len)
+        {
+            let copy = root.path().join(format!("{n}-{cut}"));
+            copy_dir(&live, &copy);
+            let opened = std::fs::OpenOptions::new().write(true).open(copy.join(name)).unwrap();
+            opened.set_len(cut).unwrap();
+            let what = format!("{name:?} cut to {cut} of {len}");
+            match RocksLog::open(&copy, LogOptions::new(cache()), Box::new(|_| {})) {
+                Err(StorageOpenError::Corrupt { .. }) => {}
+                Err(other) => panic!("{what}: {other}"),
+                Ok(log) if log.durable_changes() < had => {}
+                Ok(log) => {
+                    assert!(!is_wal, "{what} was not noticed");
+                    assert_eq!(all_of(&log), all, "{what}");
+                }
+            }
+            std::fs::remove_dir_all(&copy).unwrap();
+        }
+    }
+}
+
+/// After a power cut only what was synced is there, and only that was ever counted.
+#[test]
+fn what_is_counted_as_durable_is_what_a_crash_leaves() {
+    let root = tempfile::tempdir().unwrap();
+    let live = root.path().join("live");
+    let log = open(&live);
+    let mut counted = log.durable_changes();
+    for index in 1..=10 {
+        write(&log, append(A, index, &["a"])).unwrap();
+        assert!(log.durable_changes() > counted);
+        counted = log.durable_changes();
+        let copy = root.path().join(index.to_string());
+        copy_dir(&live, &copy);
+        assert!(open(&copy).durable_changes() >= counted);
+    }
+}
+
 /// A panic ends the process through `fatal`; until then nobody waits for an answer in vain.
 #[test]
 fn a_completion_that_panics_is_fatal_and_leaves_nobody_waiting() {

@@ -220,6 +220,10 @@ fn judge(answer: Answer, method: &Method, path: &str) -> Result<Answer, Failure>
             Exit::BadInput,
             "give the operator token with --token, HOLDFAST_TOKEN or --dir",
         ),
+        404 if path.starts_with("/api/v1/cluster/") => (
+            Exit::BadInput,
+            "check the id; `holdfast cluster status` shows the nodes, `cluster token list` the tokens",
+        ),
         404 => (
             Exit::BadInput,
             "check the name; `holdfast device list` shows what there is",

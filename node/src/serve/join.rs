@@ -24,8 +24,14 @@ pub async fn who(config: &NodeConfig) -> Result<Who, ServeError> {
     let known = match Identity::read(dir) {
         Ok(known) => known,
         // What a damaged identity means is decided where the directory is opened.
-        Err(_) if config.node.id.is_some() && config.cluster.join.is_empty() => None,
-        Err(error) => return Err(ServeError::Join(error.to_string())),
+        Err(error) => {
+            let id = config.node.id.ok_or_else(|| ServeError::Join(error.to_string()))?;
+            return Ok(Who {
+                id,
+                shards: config.cluster.shards,
+                fresh_uuid: None,
+            });
+        }
     };
     if let Some(known) = known {
         // A file that says something else is refused where the directory is opened.
@@ -112,7 +118,7 @@ async fn ask_until_let_in(config: &NodeConfig, uuid: u128) -> Result<Value, Serv
         "peer": config.listen.peer.to_string(),
     });
     let end = Instant::now() + JOIN_DEADLINE;
-    let mut last = String::new();
+    let (mut last, mut told) = (String::new(), String::new());
     while Instant::now() < end {
         for address in &config.cluster.join {
             let url = format!("http://{address}/api/v1/cluster/nodes");
@@ -122,13 +128,24 @@ async fn ask_until_let_in(config: &NodeConfig, uuid: u128) -> Result<Value, Serv
                 Err(Refused::ForNow(reason)) => last = format!("{address}: {reason}"),
             }
         }
-        warn!(reason = last, "not let into the cluster yet");
+        if told != last {
+            warn!(reason = last, "not let into the cluster yet, going on to ask");
+            told.clone_from(&last);
+        }
         tokio::time::sleep(ASK_AGAIN).await;
     }
     Err(ServeError::Join(format!(
         "nobody let this node in for {} s; {last}",
         JOIN_DEADLINE.as_secs()
     )))
+}
+
+/// The innermost one; reqwest's own text only repeats the address.
+fn reason(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(inner) => reason(inner),
+        None => error.to_string(),
+    }
 }
 
 enum Refused {
@@ -142,7 +159,7 @@ async fn ask(client: &reqwest::Client, url: &str, token: &str, body: &Value) -> 
         .bearer_auth(token)
         .header("content-type", "application/json")
         .body(body.to_string());
-    let for_now = |error: reqwest::Error| Refused::ForNow(error.to_string());
+    let for_now = |error: reqwest::Error| Refused::ForNow(reason(&error));
     let response = request.send().await.map_err(for_now)?;
     let status = response.status().as_u16();
     let text = response.text().await.map_err(for_now)?;

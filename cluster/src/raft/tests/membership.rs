@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use actors::wire::codec;
 use bytes::Bytes;
-use openraft::raft::VoteRequest;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 
+use crate::raft::log::decode_entry;
 use crate::raft::membership::{Membership, Step, StepError};
 use crate::raft::retire;
 use crate::raft::rpc;
@@ -130,6 +131,70 @@ fn a_replica_that_was_given_back_votes_for_nobody_who_has_less() {
         assert_eq!(again.serve(9, rpc::KIND_PRE_VOTE, ask(index - 1)).await, None);
         assert!(again.serve(9, rpc::KIND_VOTE, ask(index + 5)).await.is_some());
         assert!(again.is_initialized().await, "it never writes a first membership");
+        again.shutdown().await;
+    });
+}
+
+/// The first membership was itself alone. Read anew, the log comes to that before it comes to what
+/// followed; whoever stood for election there would need nobody's vote.
+#[test]
+fn a_replica_that_reads_its_log_anew_does_not_lead_by_a_membership_of_long_ago() {
+    run(async {
+        let replicas = Replicas::start_voting(2, 1).await;
+        let first = &replicas.all[0];
+        let mut fleet = Fleet::default();
+        write(first, &mut fleet, 20).await;
+        step(first, Step::AddLearner(2)).await;
+        step(first, Step::Voters(set(&[1, 2]))).await;
+        seen(first).await;
+        write(first, &mut fleet, 20).await;
+        let had = first.group.applied_index();
+        first.group.shutdown().await;
+        first.group.shared.close();
+        let entries = first.log.entries(SHARD, 0..had + 1, usize::MAX).unwrap();
+        let state = first.state.clone();
+        let log: Arc<dyn LogStore> = first.log.clone();
+        let flush = || async { StateStore::flush(&*state) };
+        retire::give_back(SHARD, log.clone(), &*first.state, flush)
+            .await
+            .unwrap();
+        let again = replicas.reopen(first).await;
+        // As far as a copy has come in a first moment: the first membership, and a little more.
+        let (term, leader) = (again.role().term + 1, 2);
+        let append = |count: usize| {
+            let entries = entries[..count]
+                .iter()
+                .map(|(_, bytes)| decode_entry(bytes).unwrap())
+                .collect();
+            let request = AppendEntriesRequest::<TypeConfig> {
+                vote: Vote::new_committed(term, leader),
+                prev_log_id: None,
+                entries,
+                leader_commit: None,
+            };
+            rpc::encode_append(SHARD, &request).slice(2..)
+        };
+        assert!(again.serve(2, rpc::KIND_APPEND, append(10)).await.is_some());
+        // What the beat of a node does; longer than any election takes.
+        for _ in 0..40 {
+            again.stand_for_election(true);
+            assert!(
+                !again.role().leading,
+                "it leads a group that has long had another membership"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert_eq!(again.role().term, term, "it did not even try");
+        let transfer = TransferLeaderRequest::<TypeConfig>::new(Vote::new_committed(term, leader), 1, None);
+        let transfer = Bytes::from(codec::encode(&transfer));
+        assert_eq!(again.serve(2, rpc::KIND_TRANSFER, transfer).await, None);
+        // With all of it, it is a voter like any other: it stands, and needs the other's vote.
+        assert!(again.serve(2, rpc::KIND_APPEND, append(entries.len())).await.is_some());
+        eventually("it stands once it has what it had", || {
+            again.stand_for_election(true);
+            again.role().leader != Some(leader)
+        })
+        .await;
         again.shutdown().await;
     });
 }

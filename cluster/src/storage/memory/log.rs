@@ -36,6 +36,8 @@ struct Inner {
     failed: Option<String>,
     closed: bool,
     counters: LogCounters,
+    /// Operations that were synced, in all runs.
+    durable: u64,
 }
 
 impl MemoryLog {
@@ -72,8 +74,10 @@ impl MemoryLog {
     pub fn crash_keeping(&self, ops: usize) {
         let mut inner = self.lock();
         let mut synced = std::mem::take(&mut inner.synced);
+        let mut durable = inner.durable;
         for op in inner.unsynced.iter().take(ops) {
             synced.apply(op).expect("it was applied to the same entries before");
+            durable += 1;
         }
         // The completions may own handles of this store; they are dropped without the lock.
         let dead = std::mem::replace(
@@ -81,6 +85,7 @@ impl MemoryLog {
             Inner {
                 written: synced.clone(),
                 synced,
+                durable,
                 ..Inner::default()
             },
         );
@@ -172,6 +177,7 @@ impl Inner {
             } else {
                 self.counters.fsyncs += 1;
                 for op in std::mem::take(&mut self.unsynced) {
+                    self.durable += 1;
                     self.synced
                         .apply(&op)
                         .expect("it was applied to the same entries before");
@@ -217,6 +223,10 @@ impl LogStore for MemoryLog {
 
     fn record(&self, shard: ShardId, record: LogRecord) -> io::Result<Option<Bytes>> {
         self.lock().readable()?.record(shard, record)
+    }
+
+    fn durable_changes(&self) -> u64 {
+        self.lock().durable
     }
 
     fn counters(&self) -> LogCounters {

@@ -77,7 +77,7 @@ impl RocksLog {
             synced: db.latest_sequence_number(),
         };
         let db = Arc::new(db);
-        let queue = Arc::new(Queue::new(extents));
+        let queue = Arc::new(Queue::new(extents, mark.synced));
         let writer = Writer {
             db: db.clone(),
             queue: queue.clone(),
@@ -163,6 +163,10 @@ impl LogStore for RocksLog {
         wal::check(&self.dir)
     }
 
+    fn durable_changes(&self) -> u64 {
+        self.queue.lock().durable
+    }
+
     fn counters(&self) -> LogCounters {
         self.queue.lock().counters
     }
@@ -186,6 +190,21 @@ impl LogStore for RocksLog {
             if thread.join().is_err() {
                 tracing::error!("the log writer panicked");
             }
+            self.sync_the_rest();
+        }
+    }
+}
+
+impl RocksLog {
+    /// Hints are written without a sync. Nothing is written any more, so that all there is counts.
+    fn sync_the_rest(&self) {
+        let mut state = self.queue.lock();
+        if state.failed.is_some() {
+            return;
+        }
+        match self.db.flush_wal(true) {
+            Ok(()) => state.durable = self.db.latest_sequence_number(),
+            Err(error) => tracing::warn!(%error, "the log's last hints were not synced"),
         }
     }
 }

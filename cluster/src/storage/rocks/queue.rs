@@ -33,6 +33,8 @@ pub struct State {
     /// Taken by the writer and perhaps not yet visible to readers.
     pub writing: Vec<Arc<LogOp>>,
     pub extents: BTreeMap<ShardId, Extent>,
+    /// Changes that are on the disk, by RocksDB's own count.
+    pub durable: u64,
     /// Set once, for good.
     pub failed: Option<String>,
     closing: bool,
@@ -63,9 +65,10 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub fn new(extents: BTreeMap<ShardId, Extent>) -> Self {
+    pub fn new(extents: BTreeMap<ShardId, Extent>, durable: u64) -> Self {
         let state = State {
             extents,
+            durable,
             ..State::default()
         };
         Self {

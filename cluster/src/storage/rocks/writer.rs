@@ -78,6 +78,7 @@ impl Writer {
                 state.counters.ops += items.len() as u64;
                 state.counters.bytes += items.iter().map(|item| item.op.payload_bytes() as u64).sum::<u64>();
                 state.counters.sync_us += written.took_us;
+                state.durable = self.mark.synced;
             }
             Ok(_) => {}
             Err(error) if state.failed.is_none() => state.failed = Some(format!("log write failed: {error}")),

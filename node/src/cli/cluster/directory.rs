@@ -384,7 +384,7 @@ pub fn make_directory(path: &Path) -> Result<(), Failure> {
     }
 }
 
-fn write_private(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
+pub(super) fn write_private(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let mut new = file.as_os_str().to_owned();
     new.push(".new");
     replace(file, Path::new(&new), bytes)

@@ -6,9 +6,11 @@ mod drain;
 mod init;
 mod process;
 mod rebalance;
+mod rejoin;
 mod reload;
 mod remove;
 mod repair;
+mod repair_remote;
 mod scrub;
 mod status;
 mod stop;
@@ -104,9 +106,19 @@ pub enum ClusterCommand {
     Remove(remove::RemoveArgs),
     /// Make a damaged node whole: wait while it rebuilds itself, or replace it by one with a new id
     #[command(
-        after_help = "Example:\n  holdfast cluster repair 2 --dir /tmp/hf\n\nA node that is quarantined is stopped, a new one takes its place, and its directory is set aside.\nThe cluster serves meanwhile. Ends when every replica is a full voter again."
+        after_help = "Example:\n  holdfast cluster repair 2 --dir /tmp/hf\n\nA node that is quarantined is stopped, a new one takes its place, and its directory is set aside.\nThe cluster serves meanwhile. Ends when every replica is a full voter again.",
+        after_long_help = "Examples:\n  holdfast cluster repair 2 --dir /tmp/hf\n  holdfast cluster repair 2 --url http://127.0.0.1:8080 --token \"$TOKEN\"     asks any node but that one\n\nOf a local cluster, a node that is quarantined is stopped, a new one takes its place, and its\ndirectory is set aside. By address, nothing on a host is touched: where a node must join first,\nthe command to run on its host is printed, with a join token in it, and waited for; then the old\nid is removed, and its replicas are made anew from the others. Broken off, it can be run again.\nThe cluster serves meanwhile. Ends when every replica is a full voter again."
     )]
     Repair(repair::RepairArgs),
+    /// On the host of a node that is lost: make it ready to join again under a new id
+    ///
+    /// Sets the node's data aside, and rewrites its configuration: cluster.join instead of node.id
+    /// and the founders. Touches this host only, and starts nothing.
+    #[command(
+        after_help = "Example:\n  holdfast cluster rejoin --config /etc/holdfast/node.toml --join 127.0.0.1:8080 --join-token hfj-…\n  systemctl start holdfast\n\n`holdfast cluster repair ID --url …` prints it as it must be run.",
+        after_long_help = "Examples:\n  holdfast cluster rejoin --config /etc/holdfast/node.toml --join 127.0.0.1:8080,127.0.0.2:8080 --join-token hfj-…\n  systemctl start holdfast\n\n`holdfast cluster repair ID --url …` prints it as it must be run. The data directory becomes\ndata.damaged-N, the former file node.toml.before-rejoin-N; delete both when nobody needs them.\n\nExit codes: 0 ready to be started; 64 nobody to join is named; 65 the file is refused; 69 the node runs; 74 the disk."
+    )]
+    Rejoin(rejoin::RejoinArgs),
     /// Spread replicas and leaders evenly, and show how far that is
     #[command(
         after_help = "Example:\n  holdfast cluster rebalance --dir /tmp/hf\n\nCtrl-C ends the showing, not the moving."
@@ -152,6 +164,7 @@ pub async fn run(command: ClusterCommand, output: Output) -> Result<(), Failure>
         ClusterCommand::Add(args) => add::add(args, output).await,
         ClusterCommand::Remove(args) => remove::remove(args, output).await,
         ClusterCommand::Repair(args) => repair::repair(args, output).await,
+        ClusterCommand::Rejoin(args) => rejoin::rejoin(&args, output),
         ClusterCommand::Rebalance(args) => rebalance::rebalance(args, output).await,
         ClusterCommand::Token(command) => token::run(command, output).await,
     }

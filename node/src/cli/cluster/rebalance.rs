@@ -49,6 +49,14 @@ pub async fn rebalance(args: RebalanceArgs, output: Output) -> Result<(), Failur
     }
     let ended = follow(&client, |_| true).await?;
     say(output, &ended, &started);
+    let now = started["replication"].as_u64();
+    if let (Some(wanted), Some(now), Output::Table) = (args.replication.map(u64::from), now, output) {
+        if now < wanted {
+            output::line(&format!(
+                "{wanted} were asked for: the cluster grows into them as nodes are added"
+            ));
+        }
+    }
     Ok(())
 }
 

@@ -11,9 +11,10 @@ use serde_json::json;
 use super::add::{add_one, any_node};
 use super::directory::{Directory, NodeEntry};
 use super::rebalance::{self, Ended, GOES_ON};
-use super::view::NodeView;
-use super::{process, stop, up, DirArg};
-use crate::cli::api::Request;
+use super::view::{self, NodeView};
+use super::{process, repair_remote, stop, up};
+use crate::cli::api::{Client, Request};
+use crate::cli::device::Target;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::{self, Output, Progress};
 
@@ -29,12 +30,15 @@ const ASK_EVERY: Duration = Duration::from_millis(300);
 pub struct RepairArgs {
     /// The node's id, from 1
     #[arg(value_name = "ID")]
-    id: u64,
+    pub(super) id: u64,
     /// Replace it whatever it says of itself, also when it does not run
     #[arg(long)]
-    replace: bool,
+    pub(super) replace: bool,
+    /// By address: return where somebody would be waited for; what is left to do is printed
+    #[arg(long, requires = "url")]
+    pub(super) no_wait: bool,
     #[command(flatten)]
-    dir: DirArg,
+    pub(super) target: Target,
 }
 
 /// What the others say of the node.
@@ -46,7 +50,10 @@ enum Verdict {
 }
 
 pub async fn repair(args: RepairArgs, output: Output) -> Result<(), Failure> {
-    let directory = Directory::open(&args.dir.dir)?;
+    if args.target.url.is_some() {
+        return repair_remote::repair(&args, output).await;
+    }
+    let directory = Directory::open(&args.target.dir)?;
     let node = directory.node(args.id)?.clone();
     let mut progress = Progress::new();
     let verdict = if args.replace {
@@ -81,12 +88,12 @@ async fn ensure_started(args: &RepairArgs, node: &NodeEntry) -> Result<(), Failu
     if process::running(node).is_some() {
         return Ok(());
     }
-    let started = up::start_quietly(&args.dir.dir, node.id).await;
+    let started = up::start_quietly(&args.target.dir, node.id).await;
     started.map_err(|failure| {
         failure.advise(format!(
             "mend what it names; to replace the node all the same: `holdfast cluster repair {} --replace --dir {}`",
             node.id,
-            args.dir.dir.display()
+            args.target.dir.display()
         ))
     })
 }
@@ -117,13 +124,20 @@ async fn verdict(directory: &Directory, node: &NodeEntry, progress: &mut Progres
     }
 }
 
-/// What the other nodes say of it.
+/// What the node itself says, if that is that it must take no part: its peers may not even reach
+/// it. Else what they say of it.
 async fn said_of(directory: &Directory, node: &NodeEntry) -> Option<NodeView> {
+    if let Some(own) = view::ask(&view::client(directory, node).ok()?).await {
+        let own = own.nodes.into_iter().find(|said| said.id == node.id);
+        if let Some(damaged) = own.filter(|own| own.state == "damaged") {
+            return Some(damaged);
+        }
+    }
     let view = rebalance::look(&others(directory, node.id).ok()?).await.ok()?;
     view.nodes.into_iter().find(|said| said.id == node.id)
 }
 
-fn others(directory: &Directory, id: u64) -> Result<crate::cli::api::Client, Failure> {
+fn others(directory: &Directory, id: u64) -> Result<Client, Failure> {
     let mut others = directory.clone();
     others.file.nodes.retain(|node| node.id != id);
     if others.file.nodes.is_empty() {
@@ -148,10 +162,10 @@ async fn rebuilt(directory: &Directory, node: &NodeEntry, progress: &mut Progres
 }
 
 async fn replace(args: &RepairArgs, node: &NodeEntry, progress: &mut Progress, output: Output) -> Result<(), Failure> {
-    let client = others(&Directory::open(&args.dir.dir)?, node.id)?;
+    let client = others(&Directory::open(&args.target.dir)?, node.id)?;
     let new = {
-        let _lock = Directory::lock(&args.dir.dir)?;
-        let mut directory = Directory::open(&args.dir.dir)?;
+        let _lock = Directory::lock(&args.target.dir)?;
+        let mut directory = Directory::open(&args.target.dir)?;
         if let Some(running) = process::running(node) {
             progress.say(&format!("stopping node {}", node.id));
             stop::end(node, running, progress).await?;
@@ -160,7 +174,22 @@ async fn replace(args: &RepairArgs, node: &NodeEntry, progress: &mut Progress, o
         progress.say(&format!("adding a node in place of node {}", node.id));
         add_one(&mut directory, Some(&node.zone)).await?
     };
-    let path = format!("/api/v1/cluster/nodes/{}/remove", node.id);
+    remove_dead(&client, node.id).await?;
+    let gone = |view: &view::View| view.nodes.iter().all(|said| said.id != node.id);
+    let settled = matches!(rebalance::follow(&client, gone).await?, Ended::Settled(_));
+    let aside = forget(&args.target.dir, node)?;
+    let text = match settled {
+        true => format!("was replaced by node {new}; what it had is in {}", aside.display()),
+        false => format!("is being replaced by node {new}: {GOES_ON}"),
+    };
+    say(output, node, Some(new), &text);
+    Ok(())
+}
+
+/// # Errors
+/// The cluster keeps refusing, or nobody answers.
+pub(super) async fn remove_dead(client: &Client, id: u64) -> Result<(), Failure> {
+    let path = format!("/api/v1/cluster/nodes/{id}/remove");
     let request = Request {
         path: &path,
         body: Some(("application/json", json!({ "dead": true }))),
@@ -168,20 +197,12 @@ async fn replace(args: &RepairArgs, node: &NodeEntry, progress: &mut Progress, o
     };
     let deadline = Instant::now() + REMOVE_DEADLINE;
     while let Err(failure) = client.send(Method::POST, request.clone()).await {
-        // The newcomer may not count as a member yet, or the old one be believed to run.
+        // A newcomer may not count as a member yet, or the old one be believed to run.
         if Instant::now() >= deadline {
             return Err(failure);
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
-    let gone = |view: &super::view::View| view.nodes.iter().all(|said| said.id != node.id);
-    let settled = matches!(rebalance::follow(&client, gone).await?, Ended::Settled(_));
-    let aside = forget(&args.dir.dir, node)?;
-    let text = match settled {
-        true => format!("was replaced by node {new}; what it had is in {}", aside.display()),
-        false => format!("is being replaced by node {new}: {GOES_ON}"),
-    };
-    say(output, node, Some(new), &text);
     Ok(())
 }
 

@@ -205,6 +205,7 @@ fn worries(directory: &Directory, nodes: &[NodeRow], shards: &[ShardRow]) -> Vec
         });
     }
     uneven(nodes, &mut worries);
+    single_replicas(directory, nodes, &mut worries);
     worries.sort_by_key(|worry| !worry.serious);
     worries
 }
@@ -343,6 +344,25 @@ fn shard_worries(shard: &ShardRow, nodes: &[NodeRow], worries: &mut Vec<Worry>) 
             advice: "the other replicas serve; one that says it is rebuilding comes back by itself".to_owned(),
         });
     }
+}
+
+/// Two nodes look like safety and are none: each shard is on one of them.
+fn single_replicas(directory: &Directory, nodes: &[NodeRow], worries: &mut Vec<Worry>) {
+    if directory.file.replication != 1 || nodes.len() < 2 {
+        return;
+    }
+    let dir = directory.path.display();
+    worries.push(Worry {
+        serious: false,
+        what: format!(
+            "each shard has one replica, on one of {} nodes: a node that stops takes its shards with it",
+            nodes.len()
+        ),
+        advice: match nodes.len() {
+            2 => format!("a third node makes it three replicas: `holdfast cluster add --dir {dir}`"),
+            _ => format!("`holdfast cluster rebalance --replication 3 --dir {dir}`"),
+        },
+    });
 }
 
 /// Leaders should differ by little between the nodes that may lead.
@@ -535,6 +555,25 @@ mod tests {
             assert!(hit, "{expected:?} in {found:?}");
         }
         assert!(found[0].serious, "serious ones first");
+    }
+
+    #[test]
+    fn two_nodes_with_one_replica_each_are_told_to_be_no_safety() {
+        let (mut directory, mut nodes) = three_nodes();
+        nodes.pop();
+        directory.file.replication = 1;
+        let found = worries(&directory, &nodes, &shard_rows(&directory, &views(HEALTHY)));
+        let told = found
+            .iter()
+            .find(|worry| worry.what.contains("one replica"))
+            .expect("told");
+        assert!(!told.serious && told.advice.contains("cluster add"), "{told:?}");
+        nodes.pop();
+        let alone = worries(&directory, &nodes, &shard_rows(&directory, &views(HEALTHY)));
+        assert!(
+            !alone.iter().any(|worry| worry.what.contains("one replica")),
+            "{alone:?}"
+        );
     }
 
     #[test]

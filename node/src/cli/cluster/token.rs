@@ -48,6 +48,7 @@ pub struct RevokeArgs {
 }
 
 const PATH: &str = "/api/v1/cluster/tokens";
+const TTL_SECS: std::ops::RangeInclusive<u64> = 60..=7 * 24 * 3_600;
 
 pub async fn run(command: TokenCommand, output: Output) -> Result<(), Failure> {
     match command {
@@ -63,6 +64,13 @@ async fn create(args: &CreateArgs, output: Output) -> Result<(), Failure> {
             .because(reason)
             .advise("write --ttl 2h")
     })?;
+    if !TTL_SECS.contains(&life.as_secs()) {
+        return Err(
+            Failure::new(Exit::Usage, format!("a join token cannot live for {}", args.ttl))
+                .because("it admits whoever has it")
+                .advise("write --ttl from 60s to 7d"),
+        );
+    }
     let request = Request {
         path: PATH,
         body: Some(("application/json", json!({ "ttl_secs": life.as_secs() }))),

@@ -93,15 +93,9 @@ pub async fn start(args: NodeArg, output: Output) -> Result<(), Failure> {
     let mut started = start_missing(&mut directory, Some(args.id)).await?;
     drop(lock);
     wait_serving(&directory, &node, &mut started).await?;
-    let text = match quarantine(&directory, &node).await {
-        Some(reason) => format!(
-            "node {id} runs, but takes no part: {reason}\n    → `holdfast cluster repair {id} --dir {dir}` replaces it",
-            id = node.id,
-            dir = directory.path.display()
-        ),
-        None => format!("node {} serves", node.id),
-    };
-    say(output, &text, directory.node(args.id)?);
+    let word = settled_word(&directory, &node, &mut started).await?;
+    let text = word.text(node.id, &directory.path);
+    say_word(output, &text, directory.node(args.id)?, Some(&word));
     Ok(())
 }
 
@@ -118,12 +112,83 @@ pub(super) async fn start_quietly(path: &Path, id: u64) -> Result<(), Failure> {
     wait_serving(&directory, &node, &mut started).await
 }
 
-/// Why the node takes no part, if it says so itself.
-async fn quarantine(directory: &Directory, node: &NodeEntry) -> Option<String> {
-    let answer = view::client(directory, node).ok()?.get("/api/v1/cluster").await.ok()?;
-    let view: view::View = serde_json::from_value(answer.body).ok()?;
-    let own = view.nodes.into_iter().find(|said| said.id == node.id)?;
-    own.fault.filter(|_| own.state == "damaged")
+/// What a node that was just started says of itself.
+enum Word {
+    Serves,
+    Drained,
+    Rebuilding,
+    Damaged(String),
+    /// It waits for something, most likely for other nodes.
+    NotYet(String),
+}
+
+impl Word {
+    fn state(&self) -> &'static str {
+        match self {
+            Self::Serves => "up",
+            Self::Drained => "draining",
+            Self::Rebuilding => "rebuilding",
+            Self::Damaged(_) => "damaged",
+            Self::NotYet(_) => "starting",
+        }
+    }
+
+    fn text(&self, id: u64, dir: &Path) -> String {
+        let dir = dir.display();
+        match self {
+            Self::Serves => format!("node {id} serves"),
+            Self::Drained => format!(
+                "node {id} runs and is drained: it takes no connections\n    → `holdfast cluster undrain {id} --dir {dir}`"
+            ),
+            Self::Rebuilding => {
+                format!("node {id} runs and serves what it has; the rest of its state is sent to it by the others")
+            }
+            Self::Damaged(reason) => format!(
+                "node {id} runs, but takes no part: {reason}\n    → `holdfast cluster repair {id} --dir {dir}` replaces \
+                 it"
+            ),
+            Self::NotYet(reason) => format!(
+                "node {id} runs and does not serve yet: {reason}\n    → see `holdfast cluster status --dir {dir}`"
+            ),
+        }
+    }
+}
+
+/// Waits a moment until it is clear how the node is: it may find out from its peers only, a moment
+/// after it began to answer, that it must not take part.
+async fn settled_word(directory: &Directory, node: &NodeEntry, started: &mut [Started]) -> Result<Word, Failure> {
+    let deadline = Instant::now() + WORD_DEADLINE;
+    loop {
+        fail_if_ended(directory, started)?;
+        let word = word(directory, node).await;
+        if !matches!(word, Word::NotYet(_)) || Instant::now() >= deadline {
+            return Ok(word);
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+async fn word(directory: &Directory, node: &NodeEntry) -> Word {
+    let Ok(client) = view::client(directory, node) else {
+        return Word::NotYet("it cannot be asked".to_owned());
+    };
+    if let Some(view) = view::ask(&client).await {
+        let own = view.nodes.into_iter().find(|said| said.id == node.id);
+        match own.as_ref().map(|own| own.state.as_str()) {
+            Some("damaged") => return Word::Damaged(own.and_then(|own| own.fault).unwrap_or_default()),
+            Some("rebuilding") => return Word::Rebuilding,
+            Some("draining") => return Word::Drained,
+            _ => {}
+        }
+    }
+    match client.get("/readyz").await {
+        Ok(_) => Word::Serves,
+        Err(failure) => Word::NotYet(if failure.why.is_empty() {
+            failure.what
+        } else {
+            failure.why
+        }),
+    }
 }
 
 /// A process that was just killed counts as running until the kernel has taken it down; taking it
@@ -135,11 +200,23 @@ async fn let_the_dying_go(nodes: &[NodeEntry]) {
 }
 
 const DYING_GRACE: Duration = Duration::from_millis(400);
+/// How long a node that answers may take until it serves, before it is said that it does not.
+const WORD_DEADLINE: Duration = Duration::from_secs(8);
 
 fn say(output: Output, text: &str, node: &NodeEntry) {
+    say_word(output, text, node, None);
+}
+
+fn say_word(output: Output, text: &str, node: &NodeEntry, word: Option<&Word>) {
     match output {
         Output::Table => output::line(text),
-        Output::Json => output::json(&json!({ "node": node })),
+        Output::Json => {
+            let fault = word.and_then(|word| match word {
+                Word::Damaged(reason) | Word::NotYet(reason) => Some(reason),
+                Word::Serves | Word::Drained | Word::Rebuilding => None,
+            });
+            output::json(&json!({ "node": node, "state": word.map(Word::state), "fault": fault }));
+        }
     }
 }
 

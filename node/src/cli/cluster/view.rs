@@ -24,6 +24,8 @@ pub struct View {
     pub moves: Vec<MoveView>,
     #[serde(default)]
     pub next_node: u64,
+    #[serde(default)]
+    pub answered_by: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -54,6 +56,9 @@ pub struct NodeView {
     pub state: String,
     #[serde(default)]
     pub version: String,
+    /// `host:port` of its HTTP API.
+    #[serde(default)]
+    pub http: String,
     #[serde(default)]
     pub fault: Option<String>,
     #[serde(default)]
