@@ -7,13 +7,18 @@
 //! texts (`actors::wire`), so that a verdict built on its ledger is worth something.
 
 mod client;
+pub mod drive;
 pub mod fleet;
 pub mod ledger;
 mod link;
 mod methods;
 pub mod payload;
+pub mod payloads;
+pub mod plan;
+pub mod profiles;
 pub mod progress;
 pub mod protocol;
+pub mod scenario;
 pub mod session;
 
 pub use fleet::{Fleet, FleetConfig, FleetError, FleetReport, Load};
