@@ -9,6 +9,7 @@
 mod client;
 pub mod drive;
 pub mod fleet;
+pub mod history;
 pub mod ledger;
 mod link;
 mod methods;
