@@ -9,6 +9,7 @@
 mod client;
 pub mod drive;
 pub mod fleet;
+pub mod haul;
 pub mod history;
 pub mod ledger;
 mod link;
@@ -19,6 +20,7 @@ pub mod plan;
 pub mod profiles;
 pub mod progress;
 pub mod protocol;
+pub mod run;
 pub mod scenario;
 pub mod session;
 
