@@ -6,6 +6,7 @@
 //! what was acknowledged. Of the other crates it reads only names (`actors::id`) and the public
 //! texts (`actors::wire`), so that a verdict built on its ledger is worth something.
 
+pub mod audit;
 mod client;
 pub mod drive;
 pub mod fleet;
@@ -20,6 +21,7 @@ pub mod plan;
 pub mod profiles;
 pub mod progress;
 pub mod protocol;
+pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod session;

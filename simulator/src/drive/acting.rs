@@ -19,7 +19,9 @@ impl Machines {
         let storms = if is_rival {
             Vec::new()
         } else {
-            cx.plan.roster.storms(&cx.plan.loaded, &cx.plan.curve, plan.device)
+            let mut storms = cx.plan.roster.storms(&cx.plan.loaded, &cx.plan.curve, plan.device);
+            storms.retain(|at| *at >= plan.connect_us);
+            storms
         };
         let mut outages = outages.map(|connectivity| Outages::begin(connectivity, chance));
         if let Some(first) = &mut outages {

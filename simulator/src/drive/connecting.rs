@@ -146,6 +146,10 @@ impl Device {
     /// The connection is gone, or never came to be. Tries again after a while.
     pub fn lost(&mut self, fault: Fault, cx: &mut Context) {
         let was_live = self.is_live();
+        let is_idle = self.plan.protocol == Protocol::Http && self.flights.is_empty();
+        if was_live && is_idle && matches!(fault, Fault::Closed | Fault::Reset) {
+            return self.rest(cx);
+        }
         self.drop_wire(cx);
         if !self.is_rival {
             let kind = if was_live {
@@ -169,7 +173,14 @@ impl Device {
             },
             cx,
         );
-        self.begin_backlog();
+        self.begin_backlog(cx);
+    }
+
+    /// Servers close HTTP connections on which nothing happens; the next message opens another one.
+    fn rest(&mut self, cx: &mut Context) {
+        self.drop_wire(cx);
+        let next_us = self.due.peek().map_or(u64::MAX, |(at, ..)| cx.clock.real_us(at));
+        self.enter(State::BackingOff { until_us: next_us }, cx);
     }
 
     /// Full jitter: any wait from nothing to the bound, which doubles, so that a fleet does not
@@ -202,12 +213,12 @@ impl Device {
         }
         self.drop_wire(cx);
         self.enter(State::Away { until_us }, cx);
-        self.begin_backlog();
+        self.begin_backlog(cx);
     }
 
     pub fn return_from_away(&mut self, cx: &mut Context) {
         self.act_while_away(cx);
-        if matches!(self.state, State::Away { until_us } if cx.scenario_now_us() >= until_us) {
+        if matches!(self.state, State::Away { until_us } if cx.mode != Mode::Run || cx.scenario_now_us() >= until_us) {
             self.connect(cx);
         }
     }

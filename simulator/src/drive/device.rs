@@ -212,7 +212,11 @@ impl Device {
             State::Waiting if cx.now_us >= cx.clock.real_us(self.plan.connect_us) => self.connect(cx),
             State::Connecting { since_us } | State::Opening { since_us } => self.check_opening(since_us, cx),
             State::BackingOff { until_us } if cx.now_us >= until_us => self.connect(cx),
-            State::Away { until_us } if cx.scenario_now_us() >= until_us => self.return_from_away(cx),
+            // What it kept is sent before the run ends; who is bricked has nothing to send.
+            State::Away { until_us: u64::MAX } if cx.mode != Mode::Run => return self.finish(cx),
+            State::Away { until_us } if cx.mode != Mode::Run || cx.scenario_now_us() >= until_us => {
+                self.return_from_away(cx);
+            }
             State::Live { .. } => self.live(cx),
             _ => {}
         }
@@ -300,9 +304,10 @@ impl Device {
                 if let Some(since) = self.ping_us {
                     earliest(since + run.ack_timeout.micros());
                 }
-                if self.has_room() {
+                if self.has_room() && matches!(cx.mode, Mode::Run | Mode::Drain) {
+                    // A closed loop is woken by its answers; only a curve that rises again is not.
                     let next = if cx.is_closed_loop() {
-                        cx.now_us + 1_000
+                        cx.now_us + 50_000
                     } else {
                         next_due
                     };
@@ -311,10 +316,12 @@ impl Device {
                 }
                 if let Some(acked) = self.twin.flight.as_ref().and_then(|flight| flight.acked_us) {
                     earliest(acked + TWIN_ANSWER_US);
-                } else if self.twin.flight.is_none() {
+                } else if self.twin.flight.is_none() && cx.mode == Mode::Run {
                     earliest(real(self.twin.report_due_us));
                 }
-                earliest(real(self.machines.next_us()));
+                if cx.mode == Mode::Run {
+                    earliest(real(self.machines.next_us()));
+                }
                 wake
             }
         };

@@ -52,7 +52,8 @@ impl Framing {
         ))
     }
 
-    pub fn is_open(&self) -> bool {
+    #[cfg(test)]
+    fn is_open(&self) -> bool {
         match self {
             Self::Plain => true,
             Self::Ws(ws) => ws.is_open,

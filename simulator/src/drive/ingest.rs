@@ -21,9 +21,15 @@ pub struct Request<'a> {
 /// Appends a POST.
 pub fn request(request: &Request<'_>, payload: &[u8], out: &mut Vec<u8>) {
     use std::io::Write;
+    let is_json = matches!(payload.first(), Some(b'{' | b'['));
+    let content_type = if is_json {
+        "application/json"
+    } else {
+        "application/octet-stream"
+    };
     let _ = write!(
         out,
-        "POST /api/v1/devices/{}/telemetry HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+        "POST /api/v1/devices/{}/telemetry HTTP/1.1\r\nHost: {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
         escape(request.device),
         request.host,
         payload.len()

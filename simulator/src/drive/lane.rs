@@ -25,6 +25,7 @@ use super::endpoints::Endpoints;
 use super::sources::Sources;
 use super::tally::{Board, States, Tally};
 use crate::history::{Header, Writer};
+use crate::plan::roster::golden;
 use crate::plan::Plan;
 
 const READ_BUFFER_BYTES: usize = 256 * 1024;
@@ -36,6 +37,13 @@ const SLEEP_MAX_US: u64 = 50_000;
 const TIMERS_PER_TURN: usize = 1_024;
 const TIMER: Token = Token(usize::MAX - 1);
 
+/// When a device of a run that goes on connects again: at the connect rate. Scenario µs.
+fn again_us(plan: &Plan, number: u32, resume_us: u64) -> u64 {
+    let scenario = &plan.loaded.scenario;
+    let whole = f64::from(plan.roster.devices()) / scenario.run.connect_rate * 1e6 * scenario.compression;
+    resume_us + (golden(number) * whole) as u64
+}
+
 /// What one thread drives.
 pub struct LaneSpec {
     pub plan: Plan,
@@ -43,6 +51,7 @@ pub struct LaneSpec {
     pub index: u32,
     pub of: u32,
     pub clock: Clock,
+    pub resume_us: u64,
     pub endpoints: Arc<Endpoints>,
     pub sources: Sources,
     pub run: u32,
@@ -119,17 +128,23 @@ impl Lane {
             board: spec.board,
             next_tick_us: 0,
         };
-        lane.populate(spec.index, spec.of);
+        lane.populate(spec.index, spec.of, spec.resume_us);
         Ok(lane)
     }
 
-    fn populate(&mut self, index: u32, of: u32) {
+    fn populate(&mut self, index: u32, of: u32, resume_us: u64) {
         let plan = self.cx.plan.clone();
         let fleets: Vec<_> = (0..plan.loaded.scenario.fleet.len())
             .map(|at| FleetContext::new(&plan, at))
             .collect();
         for number in (index..plan.roster.devices()).step_by(of as usize) {
-            let device = plan.device(number);
+            let mut device = plan.device(number);
+            if resume_us > 0 {
+                device.connect_us =
+                    device
+                        .connect_us
+                        .max(again_us(&plan, number, self.cx.clock.scenario_us(resume_us)));
+            }
             let fleet = fleets[device.fleet].clone();
             if device.habits.has_rival {
                 let mut rival = device.clone();

@@ -144,6 +144,7 @@ impl Device {
         if let Outcome::Refused(code) = outcome {
             cx.tally.error(format!("publish refused: {code:#04x} ({code})"));
             self.pause_until_us = cx.now_us + REFUSED_PAUSE_US;
+            self.ready_us = self.pause_until_us;
         }
         match flight.what {
             What::Telemetry => {

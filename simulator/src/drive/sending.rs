@@ -352,8 +352,8 @@ impl Device {
     }
 
     /// From now on messages that fall due are counted against the device's queue.
-    pub fn begin_backlog(&mut self) {
-        if self.backlog.is_none() && !self.due.is_empty() {
+    pub fn begin_backlog(&mut self, cx: &Context) {
+        if self.backlog.is_none() && !self.due.is_empty() && !cx.is_closed_loop() {
             self.backlog = Some(Box::new(Backlog {
                 ahead: self.subjects.iter().map(|subject| subject.cursors.clone()).collect(),
                 due: self.due.clone(),
@@ -367,7 +367,7 @@ impl Device {
         let now = cx.scenario_now_us();
         let Some(mut backlog) = self.backlog.take() else { return };
         while let Some((at_us, subject, cursor)) = backlog.due.peek() {
-            if at_us > now || cx.is_closed_loop() {
+            if at_us > now {
                 break;
             }
             backlog.due.pop();

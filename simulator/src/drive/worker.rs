@@ -27,6 +27,8 @@ pub struct WorkerSpec {
     pub run: u32,
     /// µs since 1970.
     pub begin_unix_us: u64,
+    /// Where a run that was broken off goes on; what was due before is over. Real µs, 0: at the beginning.
+    pub resume_us: u64,
     pub endpoints: Endpoints,
     pub history_dir: PathBuf,
     /// Prefix of this worker's parts of the history.
@@ -71,6 +73,7 @@ impl Worker {
                 plan: plan.clone(),
                 index: u32::from(spec.index) * threads + thread,
                 of: lanes_in_all,
+                resume_us: spec.resume_us,
                 clock: Clock::new(spec.begin_unix_us, plan.loaded.scenario.compression),
                 endpoints: endpoints.clone(),
                 sources: sources.clone(),

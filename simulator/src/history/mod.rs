@@ -8,6 +8,7 @@
 mod block;
 mod op;
 mod reader;
+pub mod summary;
 mod writer;
 
 pub use op::{Kind, Note, NoteKind, Op, Outcome, Place, Record};

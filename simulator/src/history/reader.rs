@@ -111,7 +111,12 @@ pub fn read_part(part: &PartPath, each: &mut impl FnMut(Record)) -> Result<Tail,
     let last = part.segments.len() - 1;
     for (at, path) in part.segments.iter().enumerate() {
         let mut segment = Segment::open(path)?;
-        let header = segment.header()?;
+        let header = match segment.header()? {
+            Some(header) => header,
+            // Just begun, or cut off before it began.
+            None if at == last => break,
+            None => return Err(segment.damaged()),
+        };
         if at == 0 {
             tail.missing_segments = header.segment;
         }
@@ -163,13 +168,16 @@ impl<'a> Segment<'a> {
         })
     }
 
-    fn header(&mut self) -> Result<Header, Broken> {
+    /// `None`: the file ends before its first block does.
+    fn header(&mut self) -> Result<Option<Header>, Broken> {
         let foreign = |path: &Path, why: String| Broken::Foreign {
             path: path.to_owned(),
             why,
         };
-        if self.block()? != Some(BlockKind::Header) {
-            return Err(foreign(self.path, "it does not begin as one".into()));
+        match self.block() {
+            Ok(Some(BlockKind::Header)) => {}
+            Ok(None) if self.offset < HEADER_BYTES as u64 || self.block.is_none() && self.is_ours() => return Ok(None),
+            _ => return Err(foreign(self.path, "it does not begin as one".into())),
         }
         let header: Header =
             serde_json::from_slice(&self.payload).map_err(|error| foreign(self.path, error.to_string()))?;
@@ -177,7 +185,12 @@ impl<'a> Segment<'a> {
             let why = format!("format {} is not {FORMAT}, which this version reads", header.format);
             return Err(foreign(self.path, why));
         }
-        Ok(header)
+        Ok(Some(header))
+    }
+
+    /// Whether what was read begins as a block of ours does.
+    fn is_ours(&self) -> bool {
+        BlockHeader::read(&self.header).is_some()
     }
 
     /// Reads the next block; `None` at the end, or where the end is torn.

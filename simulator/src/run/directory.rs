@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::window::Window;
+use crate::audit::Findings;
 use crate::drive::Endpoints;
 use crate::plan::curve::PhaseSpan;
 
@@ -55,6 +56,9 @@ pub struct RunFile {
     pub incomplete: Option<String>,
     /// CPU time of the generator, all workers. µs.
     pub cpu_us: u64,
+    /// What samples during the run found, if there were any.
+    #[serde(default)]
+    pub samples: Option<Findings>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

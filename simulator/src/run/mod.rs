@@ -5,6 +5,7 @@ pub mod directory;
 mod operator;
 pub mod process;
 mod provision;
+mod sampler;
 pub mod window;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::Findings;
 use crate::drive::endpoints::BadEndpoints;
 use crate::drive::preflight::{self, Short};
 use crate::drive::tally::{States, Tally};
@@ -26,6 +28,7 @@ use api::{Api, ApiError};
 use directory::{Lines, RunDir, RunFile, RunNote};
 use operator::Operator;
 use process::Remote;
+use sampler::Sampler;
 use window::Window;
 
 pub use provision::is_needed as needs_provision;
@@ -209,6 +212,8 @@ struct Course<'a> {
     clock: Clock,
     team: Team,
     operator: Option<Operator>,
+    sampler: Option<Sampler>,
+    samples: Findings,
     _scraper: Option<Scraper>,
     windows: Lines,
     window_us: u64,
@@ -242,16 +247,28 @@ impl<'a> Course<'a> {
             _ => None,
         };
         let incarnation = file.runs.len() - 1;
+        let resume_us = if incarnation > 0 { clock.now_us() } else { 0 };
         watcher.prepared("starting the fleet");
         let operator_part = format!("r{incarnation}-operator");
-        let operator = Operator::start(plan, &endpoints, clock, options.run, &dir.history(), &operator_part);
-        let team = team(plan, options, &dir, &file, &endpoints, incarnation)?;
+        let operator = Operator::start(
+            plan,
+            &endpoints,
+            clock,
+            options.run,
+            resume_us,
+            &dir.history(),
+            &operator_part,
+        );
+        let sampler = Sampler::start(plan, &endpoints, dir.history(), file.runs.clone()).map_err(RunError::Start)?;
+        let team = team(plan, options, &dir, &file, &endpoints, resume_us)?;
         let planned_us = file.planned_us;
         Ok(Self {
             plan,
             clock,
             team,
             operator: operator.map_err(RunError::Start)?,
+            sampler,
+            samples: Findings::default(),
             _scraper: scraper,
             windows,
             window_us: (planned_us / WINDOWS_MAX).max(1_000_000),
@@ -315,6 +332,7 @@ impl<'a> Course<'a> {
         for text in watcher.outside_notes() {
             self.note(text, now, watcher);
         }
+        self.look_at_samples(now, watcher);
         if let Some(failure) = self.glance.failure.take() {
             if self.file.incomplete.is_none() {
                 self.note(failure.clone(), now, watcher);
@@ -351,6 +369,16 @@ impl<'a> Course<'a> {
                 .incomplete
                 .get_or_insert_with(|| "a part of the fleet did not end".into());
             self.glance.is_over = true;
+        }
+    }
+
+    fn look_at_samples(&mut self, now: u64, watcher: &mut dyn Watcher) {
+        let found = self.sampler.as_ref().map_or_else(Vec::new, Sampler::take);
+        for findings in found {
+            for violation in findings.violations.iter().take(5) {
+                self.note(format!("a sample found: {violation}"), now, watcher);
+            }
+            self.samples.add(findings);
         }
     }
 
@@ -444,6 +472,10 @@ impl<'a> Course<'a> {
         for problem in [joined, operated.map(drop)].into_iter().filter_map(Result::err) {
             self.file.incomplete.get_or_insert(problem.to_string());
         }
+        self.sampler = None;
+        if self.samples.subjects > 0 {
+            self.file.samples = Some(self.samples);
+        }
         self.file.cpu_us += cpu_us;
         self.file.ended_us = Some(self.clock.now_us());
         self.file.sending_ended_us = self.file.sending_ended_us.or(self.file.ended_us);
@@ -463,14 +495,16 @@ fn team(
     dir: &RunDir,
     file: &RunFile,
     endpoints: &Endpoints,
-    incarnation: usize,
+    resume_us: u64,
 ) -> Result<Team, RunError> {
     let of = plan.loaded.scenario.run.workers;
+    let incarnation = file.runs.len() - 1;
     let spec = |index: u16| WorkerSpec {
         index,
         of,
         run: options.run,
         begin_unix_us: file.begin_unix_us,
+        resume_us,
         endpoints: endpoints.clone(),
         history_dir: dir.history(),
         part: format!("r{incarnation}-w{index}"),

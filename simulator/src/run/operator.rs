@@ -37,7 +37,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// `None` when the scenario asks for nothing.
+    /// `None` when the scenario asks for nothing. `from_us`: where the run begins or goes on, real µs.
     ///
     /// # Errors
     /// The thread, its client or its part of the history could not be made.
@@ -46,10 +46,11 @@ impl Operator {
         endpoints: &Endpoints,
         clock: Clock,
         run: u32,
+        from_us: u64,
         dir: &Path,
         part: &str,
     ) -> std::io::Result<Option<Self>> {
-        let agenda = Agenda::new(plan);
+        let agenda = Agenda::new(plan, clock.scenario_us(from_us));
         if agenda.is_empty() {
             return Ok(None);
         }
@@ -126,7 +127,8 @@ struct Agenda {
 }
 
 impl Agenda {
-    fn new(plan: &Plan) -> Self {
+    /// `from_us`: what was due before is over.
+    fn new(plan: &Plan, from_us: u64) -> Self {
         let scenario = &plan.loaded.scenario;
         let concerned = |does: &dyn Fn(&Profile) -> bool| {
             let fleets = 0..scenario.fleet.len();
@@ -152,7 +154,9 @@ impl Agenda {
         ] {
             if rate > 0.0 && !who.is_empty() {
                 let interval = 1e6 / rate;
-                deeds.push((deed, interval, interval * chance.unit(), who));
+                let first = interval * chance.unit();
+                let passed = ((from_us as f64 - first) / interval).ceil().max(0.0);
+                deeds.push((deed, interval, first + passed * interval, who));
             }
         }
         let end_us = plan.curve.end_us();
@@ -166,6 +170,7 @@ impl Agenda {
                 }
             }
         }
+        firmware.retain(|(at, _)| *at >= from_us);
         firmware.sort_unstable();
         firmware.reverse();
         Self {

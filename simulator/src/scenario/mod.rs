@@ -4,6 +4,7 @@ pub mod check;
 pub mod limits;
 mod locate;
 mod model;
+mod overrides;
 mod span;
 mod starter;
 
@@ -16,6 +17,7 @@ pub use model::{
     Audit, Fleet, HistoryKeep, LoopMode, Operator, Phase, PhaseWord, Protocol, Replay, Run, Scenario, Target,
     TargetKind, Thresholds,
 };
+pub use overrides::Overrides;
 pub use span::{BadSpan, Span};
 pub use starter::STARTER;
 

@@ -1,0 +1,125 @@
+//! The figures of a report, as machines read them.
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+/// Percentiles in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    pub count: u64,
+    pub mean: f64,
+    pub p50: f64,
+    pub p75: f64,
+    pub p90: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub p9999: f64,
+    pub max: f64,
+}
+
+impl From<&Histogram<u64>> for Latency {
+    fn from(histogram: &Histogram<u64>) -> Self {
+        if histogram.is_empty() {
+            return Self::default();
+        }
+        let ms = |us: u64| us as f64 / 1e3;
+        let at = |quantile: f64| ms(histogram.value_at_quantile(quantile));
+        Self {
+            count: histogram.len(),
+            mean: histogram.mean() / 1e3,
+            p50: at(0.5),
+            p75: at(0.75),
+            p90: at(0.9),
+            p95: at(0.95),
+            p99: at(0.99),
+            p999: at(0.999),
+            p9999: at(0.9999),
+            max: ms(histogram.max()),
+        }
+    }
+}
+
+impl Latency {
+    /// Name and value, for tables.
+    pub fn rows(&self) -> [(&'static str, f64); 9] {
+        [
+            ("mean", self.mean),
+            ("p50", self.p50),
+            ("p75", self.p75),
+            ("p90", self.p90),
+            ("p95", self.p95),
+            ("p99", self.p99),
+            ("p99.9", self.p999),
+            ("p99.99", self.p9999),
+            ("max", self.max),
+        ]
+    }
+}
+
+/// `61204` as `61,204`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Milliseconds as people read them.
+pub fn millis(ms: f64) -> String {
+    match ms {
+        ms if ms >= 60_000.0 => format!("{:.1} min", ms / 60_000.0),
+        ms if ms >= 10_000.0 => format!("{:.1} s", ms / 1_000.0),
+        ms if ms >= 1_000.0 => format!("{:.2} s", ms / 1_000.0),
+        ms if ms >= 100.0 => format!("{ms:.0} ms"),
+        ms if ms >= 10.0 => format!("{ms:.1} ms"),
+        ms if ms >= 1.0 => format!("{ms:.2} ms"),
+        ms => format!("{ms:.3} ms"),
+    }
+}
+
+/// µs as a length of time.
+pub fn stretch(us: u64) -> String {
+    let secs = us / 1_000_000;
+    match secs {
+        0..=119 => format!("{:.1} s", us as f64 / 1e6),
+        120..=7_199 => format!("{} min {:02} s", secs / 60, secs % 60),
+        7_200..=172_799 => format!("{} h {:02} min", secs / 3_600, secs / 60 % 60),
+        _ => format!("{} d {:02} h", secs / 86_400, secs / 3_600 % 24),
+    }
+}
+
+/// A rate a second.
+pub fn rate(per_second: f64) -> String {
+    match per_second {
+        rate if rate >= 100.0 => grouped(rate.round() as u64),
+        rate if rate >= 10.0 => format!("{rate:.1}"),
+        rate => format!("{rate:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_written_as_people_read_them() {
+        assert_eq!(
+            [grouped(0), grouped(999), grouped(61_204), grouped(1_000_000)],
+            ["0", "999", "61,204", "1,000,000"]
+        );
+        assert_eq!(
+            [millis(0.25), millis(2.5), millis(250.0), millis(2_500.0)],
+            ["0.250 ms", "2.50 ms", "250 ms", "2.50 s"]
+        );
+        assert_eq!(
+            [stretch(1_500_000), stretch(600_000_000), stretch(90_000_000_000)],
+            ["1.5 s", "10 min 00 s", "25 h 00 min"]
+        );
+    }
+}
