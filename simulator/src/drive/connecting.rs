@@ -212,6 +212,9 @@ impl Device {
             }
         }
         self.drop_wire(cx);
+        if until_us != u64::MAX {
+            self.excused_us = cx.clock.real_us(until_us);
+        }
         self.enter(State::Away { until_us }, cx);
         self.begin_backlog(cx);
     }

@@ -96,6 +96,8 @@ pub struct Device {
     pub window: usize,
     /// Since when it could send; lag counts from here. Real µs.
     pub ready_us: u64,
+    /// Until when it was away on purpose: what fell due before is meant to be sent then. Real µs.
+    pub excused_us: u64,
     /// Since when an acknowledgement is awaited without progress.
     pub waiting_us: Option<u64>,
     pub written_us: u64,
@@ -135,6 +137,7 @@ impl Device {
             flights: Flights::default(),
             window: 1,
             ready_us: 0,
+            excused_us: 0,
             waiting_us: None,
             written_us: 0,
             ping_us: None,

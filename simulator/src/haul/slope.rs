@@ -12,6 +12,8 @@ const WARM_UP: f64 = 0.25;
 const BLOCKS: usize = 24;
 /// Blocks below which nothing is said.
 const BLOCKS_MIN: usize = 8;
+/// Hours behind the warm-up below which nothing is said: a process that has just begun always grows.
+const HOURS_MIN: f64 = 0.5;
 
 /// A line through the samples. Units are the figure's, per hour of real time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +65,9 @@ pub fn fit(samples: &[(u64, f64)]) -> Option<Slope> {
     let agree = correlation(&rest).clamp(0.0, 0.9);
     let width = student(blocks.len() - 2) * (error / spread).sqrt() * ((1.0 + agree) / (1.0 - agree)).sqrt();
     let x_last = kept.last()?.0;
+    if x_last - kept.first()?.0 < HOURS_MIN {
+        return None;
+    }
     Some(Slope {
         per_hour: slope,
         low: slope - width,
@@ -165,7 +170,7 @@ mod tests {
     fn little_says_nothing() {
         assert_eq!(fit(&[]), None);
         assert_eq!(fit(&samples(1.0, 0.0, 0.01, 1)), None);
-        let flat: Vec<(u64, f64)> = (0..1_000).map(|at| (at * 1_000_000, 5.0)).collect();
+        let flat: Vec<(u64, f64)> = (0..1_000).map(|at| (at * 5_000_000, 5.0)).collect();
         assert_eq!(fit(&flat).unwrap().trend(0.0), Trend::Flat);
         assert_eq!(fit(&flat).unwrap().hours_until(10.0), None);
     }

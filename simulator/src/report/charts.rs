@@ -218,7 +218,27 @@ fn frame(chart: &Chart<'_>, scale: &Scale, svg: &str, legend: String) -> String 
             escape(&(chart.unit)(tick))
         );
     }
-    figure(chart.title, chart.hint, chart.end_us, &labels, svg, &legend)
+    let strip = strip(chart.bands, chart.end_us);
+    figure(chart.title, chart.hint, chart.end_us, &(labels + &strip), svg, &legend)
+}
+
+/// Names of the phases above the plot, where there is room for them.
+fn strip(bands: &[Band], end_us: u64) -> String {
+    let part = |at: u64| at as f64 / end_us.max(1) as f64 * 100.0;
+    let wide = bands
+        .iter()
+        .filter(|band| band.class != "fault" && part(band.to_us.min(end_us)) - part(band.from_us) > 7.0);
+    let names: String = wide
+        .map(|band| {
+            let (from, to) = (part(band.from_us), part(band.to_us.min(end_us)));
+            format!(
+                "<span style=\"left:{from:.2}%;width:{:.2}%\">{}</span>",
+                to - from,
+                escape(&band.title)
+            )
+        })
+        .collect();
+    format!("</div><div class=\"phases\">{names}")
 }
 
 fn figure(title: &str, hint: &str, end_us: u64, labels: &str, svg: &str, legend: &str) -> String {

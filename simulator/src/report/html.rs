@@ -314,7 +314,10 @@ fn bands(report: &Report) -> Vec<Band> {
         from_us: span.start_us,
         to_us: span.end_us,
         class: if at % 2 == 0 { "b0" } else { "b1" },
-        title: format!("{} ({})", span.title, span.kind),
+        title: match span.title == span.kind {
+            true => span.title.clone(),
+            false => format!("{} ({})", span.title, span.kind),
+        },
     };
     let mut bands: Vec<Band> = report.run.phases.iter().enumerate().map(phase).collect();
     let faults = report.run.notes.iter().filter_map(|note| Some((note, note.until_us?)));

@@ -70,16 +70,24 @@ pub fn grouped(number: u64) -> String {
     out
 }
 
-/// Milliseconds as people read them.
+/// Milliseconds as people read them: three digits, and no zeros that say nothing.
 pub fn millis(ms: f64) -> String {
+    let digits = |value: f64| {
+        let text = match value {
+            value if value >= 100.0 => format!("{value:.0}"),
+            value if value >= 10.0 => format!("{value:.1}"),
+            value if value >= 1.0 => format!("{value:.2}"),
+            value => format!("{value:.3}"),
+        };
+        match text.contains('.') {
+            true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+            false => text,
+        }
+    };
     match ms {
-        ms if ms >= 60_000.0 => format!("{:.1} min", ms / 60_000.0),
-        ms if ms >= 10_000.0 => format!("{:.1} s", ms / 1_000.0),
-        ms if ms >= 1_000.0 => format!("{:.2} s", ms / 1_000.0),
-        ms if ms >= 100.0 => format!("{ms:.0} ms"),
-        ms if ms >= 10.0 => format!("{ms:.1} ms"),
-        ms if ms >= 1.0 => format!("{ms:.2} ms"),
-        ms => format!("{ms:.3} ms"),
+        ms if ms >= 600_000.0 => format!("{} min", digits(ms / 60_000.0)),
+        ms if ms >= 1_000.0 => format!("{} s", digits(ms / 1_000.0)),
+        ms => format!("{} ms", digits(ms)),
     }
 }
 
@@ -97,7 +105,7 @@ pub fn stretch(us: u64) -> String {
 /// A rate a second.
 pub fn rate(per_second: f64) -> String {
     match per_second {
-        rate if rate >= 100.0 => grouped(rate.round() as u64),
+        rate if rate >= 100.0 || rate.fract() == 0.0 => grouped(rate.round() as u64),
         rate if rate >= 10.0 => format!("{rate:.1}"),
         rate => format!("{rate:.2}"),
     }
@@ -114,8 +122,14 @@ mod tests {
             ["0", "999", "61,204", "1,000,000"]
         );
         assert_eq!(
-            [millis(0.25), millis(2.5), millis(250.0), millis(2_500.0)],
-            ["0.250 ms", "2.50 ms", "250 ms", "2.50 s"]
+            [
+                millis(0.25),
+                millis(2.5),
+                millis(250.0),
+                millis(2_512.0),
+                millis(100_000.0)
+            ],
+            ["0.25 ms", "2.5 ms", "250 ms", "2.51 s", "100 s"]
         );
         assert_eq!(
             [stretch(1_500_000), stretch(600_000_000), stretch(90_000_000_000)],
