@@ -179,7 +179,8 @@ fn a_sound_world_is_clean() {
 #[test]
 fn planted_faults_are_found_and_named() {
     type Plant = fn(&mut World);
-    let rows: [(&str, Plant, &[(Fact, u64)], &str); 13] = [
+    type Row<'a> = (&'a str, Plant, &'a [(Fact, u64)], &'a str);
+    let rows: [Row<'_>; 13] = [
         (
             "deleted behind the product's back",
             |w| {

@@ -206,13 +206,7 @@ fn a_broken_threshold_fails_the_run_and_junit_says_so() {
     );
     let (code, text) = run(&file, &out, &["--broker", "--mqtt", &broker.address.to_string()]);
     assert_eq!(code, VIOLATION, "{text}");
-    assert!(
-        text.contains(
-            "
-verdict: violation: throughput is"
-        ),
-        "{text}"
-    );
+    assert!(text.contains("verdict: violation: throughput is"), "{text}");
     let junit = fs::read_to_string(out.join("junit.xml")).unwrap();
     assert!(
         junit.contains("failures=\"1\"") && junit.contains("name=\"throughput\""),

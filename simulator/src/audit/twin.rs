@@ -182,7 +182,8 @@ mod tests {
                 mark: Some((1, k)),
             })
         };
-        let rows: [(&str, Vec<TwinOp>, Option<Final>, &[Fact]); 8] = [
+        type Row<'a> = (&'a str, Vec<TwinOp>, Option<Final>, &'a [Fact]);
+        let rows: [Row<'_>; 8] = [
             (
                 "sound",
                 vec![
@@ -245,7 +246,8 @@ mod tests {
         for (name, ops, last, facts) in rows {
             let mut facts = facts.to_vec();
             let mut seen = found(&ops, last);
-            (facts.sort(), seen.sort()).0;
+            facts.sort();
+            seen.sort();
             assert_eq!(seen, facts, "{name}");
         }
     }

@@ -218,13 +218,13 @@ impl Device {
             return;
         };
         if let Some(rid) = below.strip_prefix("/twin/res/") {
-            return self.twin_answered(&rid.to_owned(), payload, cx);
+            return self.twin_answered(rid, payload, cx);
         }
         if below == "/twin/desired" {
             return self.desired(payload, cx);
         }
         if let Some((_, rid)) = answering::call(&self.plan.id, topic) {
-            return self.called(&rid.to_owned(), payload, cx);
+            return self.called(rid, payload, cx);
         }
         if below.starts_with("/messages/") {
             cx.tally.counts.messages += 1;

@@ -12,7 +12,7 @@ use super::errors::Fault;
 use super::framing::Framing;
 
 /// Buffers that grew beyond this are given back when empty. Unit: bytes.
-const BUFFER_KEPT_MAX: usize = 16 * 1024;
+const BUFFER_KEPT_MAX: usize = 4 * 1024;
 
 pub struct Wire {
     stream: TcpStream,

@@ -41,8 +41,10 @@ const FIGURES: [(&str, &str); 9] = [
 ];
 const STAGES: &str = "holdfast_stage_seconds";
 
-/// Bucket bounds and cumulative counts of each stage.
-type Buckets = BTreeMap<String, (Vec<(f64, f64)>, f64)>;
+/// Bucket bounds with cumulative counts, and the sum.
+type Histogram = (Vec<(f64, f64)>, f64);
+/// Those of each stage.
+type Buckets = BTreeMap<String, Histogram>;
 
 /// Reads the text format. Lines that make no sense are passed over: the figures are for charts.
 pub fn parse(text: &str) -> (BTreeMap<String, f64>, Buckets) {
@@ -73,7 +75,7 @@ pub fn parse(text: &str) -> (BTreeMap<String, f64>, Buckets) {
 }
 
 /// Mean and 99th percentile of what was added between two samples.
-fn between(before: Option<&(Vec<(f64, f64)>, f64)>, now: &(Vec<(f64, f64)>, f64)) -> Option<(f64, f64)> {
+fn between(before: Option<&Histogram>, now: &Histogram) -> Option<(f64, f64)> {
     let old = |at: usize| {
         before
             .and_then(|before| before.0.get(at))
@@ -164,7 +166,7 @@ async fn scrape(endpoints: &Endpoints, clock: Clock, every: Duration, mut lines:
             if let Ok(text) = answer.await {
                 let (figures, stages) = parse(&text);
                 let old = before.get(&at);
-                let of = |(name, now): (&String, &(Vec<(f64, f64)>, f64))| {
+                let of = |(name, now): (&String, &Histogram)| {
                     let old = old.and_then(|old| old.get(name));
                     Some((name.clone(), between(old, now)?))
                 };

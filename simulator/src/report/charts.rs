@@ -262,13 +262,15 @@ fn figure(title: &str, hint: &str, end_us: u64, labels: &str, svg: &str, legend:
     )
 }
 
+/// From, to, and (value, count) pairs.
+pub type HeatColumn = (u64, u64, Vec<(f64, u64)>);
+
 /// A heat map: for each column, how many fell into each bucket of a logarithmic scale.
 pub struct HeatMap<'a> {
     pub title: &'a str,
     pub hint: &'a str,
     pub end_us: u64,
-    /// From, to, and (value, count) pairs.
-    pub columns: Vec<(u64, u64, Vec<(f64, u64)>)>,
+    pub columns: Vec<HeatColumn>,
     pub unit: fn(f64) -> String,
 }
 

@@ -125,12 +125,15 @@ fn tiles(report: &Report, out: &mut String) {
 
 fn notices(report: &Report, out: &mut String) {
     for warning in &report.warnings {
-        let _ = write!(out, "<p class=\"notice\">{}</p>\n", escape(warning));
+        let _ = writeln!(out, "<p class=\"notice\">{}</p>", escape(warning));
     }
 }
 
+/// From, to, what was counted between, and the last window of it.
+type Column<'a> = (u64, u64, Tally, &'a Window);
+
 /// Windows added up until there are few enough for a chart.
-fn coarse(windows: &[Window]) -> Vec<(u64, u64, Tally, &Window)> {
+fn coarse(windows: &[Window]) -> Vec<Column<'_>> {
     let size = windows.len().div_ceil(COLUMNS).max(1);
     let add = |chunk: &'_ [Window]| {
         let mut tally = Tally::default();
@@ -160,7 +163,7 @@ fn time_charts(report: &Report, series: &Series, out: &mut String) {
         .iter()
         .map(|note| (note.at_us, note.text.clone()))
         .collect();
-    let line = |name: &str, class, fill, value: &dyn Fn(&(u64, u64, Tally, &Window)) -> Option<f64>| Line {
+    let line = |name: &str, class, fill, value: &dyn Fn(&Column<'_>) -> Option<f64>| Line {
         name: name.to_owned(),
         class,
         fill,
@@ -169,11 +172,9 @@ fn time_charts(report: &Report, series: &Series, out: &mut String) {
             .map(|column| ((column.0 + column.1) / 2, value(column)))
             .collect(),
     };
-    let per_second = |count: u64, column: &(u64, u64, Tally, &Window)| {
-        Some(count as f64 / ((column.1 - column.0).max(1) as f64 / 1e6))
-    };
+    let per_second = |count: u64, column: &Column<'_>| Some(count as f64 / ((column.1 - column.0).max(1) as f64 / 1e6));
     let quantile = |quantile: f64| {
-        move |column: &(u64, u64, Tally, &Window)| {
+        move |column: &Column<'_>| {
             let latency = &column.2.latency;
             (!latency.is_empty()).then(|| latency.value_at_quantile(quantile) as f64 / 1e3)
         }
@@ -217,7 +218,6 @@ fn time_charts(report: &Report, series: &Series, out: &mut String) {
             line("p50", "c1", false, &quantile(0.5)),
         ],
     );
-    drop(draw);
     out.push_str(&heat_map(&HeatMap {
         title: "Latency, every message",
         hint: "each column is a moment, each cell a range of latencies",
@@ -290,7 +290,7 @@ fn time_charts(report: &Report, series: &Series, out: &mut String) {
     );
 }
 
-fn errors(columns: &[(u64, u64, Tally, &Window)], all: &BTreeMap<String, u64>) -> Vec<Line> {
+fn errors(columns: &[Column<'_>], all: &BTreeMap<String, u64>) -> Vec<Line> {
     let mut kinds: Vec<(&String, &u64)> = all.iter().collect();
     kinds.sort_by(|a, b| b.1.cmp(a.1));
     let classes = ["bad", "c2", "c3", "c4", "c5", "c6"];

@@ -72,7 +72,7 @@ impl fmt::Display for Span {
             ("s", 1_000_000),
             ("ms", 1_000),
         ] {
-            if micros >= size && micros % size == 0 {
+            if micros >= size && micros.is_multiple_of(size) {
                 return write!(f, "{}{unit}", micros / size);
             }
         }
