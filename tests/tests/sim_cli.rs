@@ -296,3 +296,44 @@ fn a_full_disk_under_the_history_ends_the_run_honestly() {
     assert!(text.contains("the history cannot be written"), "{text}");
     assert!(out.join("report.html").exists(), "{text}");
 }
+
+/// A simulator that is killed leaves a history that can be judged and gone on with: what it
+/// recorded before stays, and the run ends as if it had been one.
+#[test]
+fn a_killed_simulator_is_gone_on_with() {
+    let broker = Mosquitto::start();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let file = write(dir.path(), &SMALL.replace("\"3s\"", "\"12s\""));
+    let address = broker.address.to_string();
+    let child = Command::new(binary())
+        .args(["sim", "run", file.to_str().unwrap(), "--out", out.to_str().unwrap()])
+        .args(["--broker", "--mqtt", &address])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = child.unwrap();
+    let recorded = || {
+        let parts = fs::read_dir(out.join("history")).into_iter().flatten().flatten();
+        parts.map(|part| part.metadata().unwrap().len()).sum::<u64>()
+    };
+    let end = Instant::now() + Duration::from_secs(60);
+    while recorded() < 8_000 {
+        assert!(Instant::now() < end, "nothing is recorded");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let path = out.to_str().unwrap();
+    let (code, text) = sim(&["report", path]);
+    assert_eq!(code, HARNESS, "{text}");
+    assert!(text.contains("broken off"), "{text}");
+    let before = report(&out)["counts"]["acked"].as_u64().unwrap();
+    assert!(before > 100, "{before}");
+    let (code, text) = sim(&["run", path, "--resume"]);
+    assert_eq!(code, PASS, "{text}");
+    let after = report(&out);
+    assert!(after["counts"]["acked"].as_u64().unwrap() > before);
+    assert_eq!(after["run"]["runs"].as_array().unwrap().len(), 2);
+    assert_eq!(sim(&["run", path, "--resume"]).0, BAD_INPUT, "there is nothing left");
+}

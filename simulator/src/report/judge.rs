@@ -163,6 +163,10 @@ pub fn verdict(
     if let Some(why) = &run.incomplete {
         reasons.push(format!("incomplete: {why}"));
     }
+    if run.ended_us.is_none() {
+        reasons
+            .push("the run was broken off, or still goes on; `holdfast sim run DIR --resume` goes on with it".into());
+    }
     if counts.sent > 0 && counts.acked == 0 && counts.unconfirmed < counts.sent {
         reasons.push("nothing was acknowledged, so nothing was tested".into());
     }
