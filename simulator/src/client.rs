@@ -211,6 +211,8 @@ impl Device {
             clean_start: false,
             keep_alive_secs: lane.timing.keep_alive_secs,
             session_expiry_secs: lane.timing.session_expiry_secs,
+            username: None,
+            password: None,
         };
         self.link.codec.connect(&opening, &mut self.link.out)?;
         let (present, receive_maximum) = loop {

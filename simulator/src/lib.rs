@@ -6,14 +6,24 @@
 //! what was acknowledged. Of the other crates it reads only names (`actors::id`) and the public
 //! texts (`actors::wire`), so that a verdict built on its ledger is worth something.
 
+pub mod audit;
 mod client;
+pub mod drive;
 pub mod fleet;
+pub mod haul;
+pub mod history;
 pub mod ledger;
 mod link;
 mod methods;
 pub mod payload;
+pub mod payloads;
+pub mod plan;
+pub mod profiles;
 pub mod progress;
 pub mod protocol;
+pub mod report;
+pub mod run;
+pub mod scenario;
 pub mod session;
 
 pub use fleet::{Fleet, FleetConfig, FleetError, FleetReport, Load};

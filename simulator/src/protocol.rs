@@ -82,6 +82,8 @@ pub struct Opening<'a> {
     pub clean_start: bool,
     pub keep_alive_secs: u16,
     pub session_expiry_secs: u32,
+    pub username: Option<&'a str>,
+    pub password: Option<&'a str>,
 }
 
 pub struct Outgoing {
@@ -109,6 +111,8 @@ impl Codec {
             clean_session: opening.clean_start,
             keep_alive: opening.keep_alive_secs,
             client_id: opening.client_id.into(),
+            username: opening.username.map(ByteString::from),
+            password: opening.password.map(|text| Bytes::copy_from_slice(text.as_bytes())),
             ..Default::default()
         };
         let five = || v5::Connect {
@@ -116,6 +120,8 @@ impl Codec {
             keep_alive: opening.keep_alive_secs,
             session_expiry_interval_secs: opening.session_expiry_secs,
             client_id: opening.client_id.into(),
+            username: opening.username.map(ByteString::from),
+            password: opening.password.map(|text| Bytes::copy_from_slice(text.as_bytes())),
             ..Default::default()
         };
         self.write(|| three().into(), || five().into(), out)

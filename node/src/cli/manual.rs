@@ -9,6 +9,13 @@ use clap::Command;
 const PROSE: &[(&str, &str)] = &[
     ("demo", "Starts three nodes as real processes, lets a fleet of simulated devices publish, ends one node with kill -9 in the middle, reads everything back, and says whether anything that was acknowledged is missing, doubled or out of order. Everything is removed afterwards."),
     ("bench", "Measures what this machine's disk and loopback can do, then Holdfast on it, beside Mosquitto where that is installed: throughput, latency, CPU per message, memory per connection, how long writes pause in a failover, how long a restart takes. Takes minutes; use the machine for nothing else meanwhile."),
+    ("sim run", "Drives the fleets of a scenario (holdfast sim init writes one) against a cluster or any MQTT broker. Every message has an intended time from the scenario's seed, and latency counts from it, whatever the server does meanwhile. Everything is recorded in DIR; afterwards the cluster is read back, and report.html, report.json and junit.xml are written. Ctrl-C stops sending, waits for what is outstanding, and judges what there is; a second one gives up waiting."),
+    ("sim check", "Reads a scenario as `sim run` does and lists every mistake at once with line and key; of a sound one it tells what it would do. Nothing is connected."),
+    ("sim init", "Writes a scenario that runs as it is against `holdfast cluster up` and explains each key."),
+    ("sim profiles", "Kinds of devices that a fleet can name. Each is a TOML file: copy it under [profile.NAME] of a scenario to change it."),
+    ("sim schema", "JSON Schema of scenario files, made from the types that read them. Editors complete and check with it."),
+    ("sim report", "Computes everything again from the recorded history in DIR and writes report.html, report.json and junit.xml. The cluster is not needed; what an audit found earlier is taken over."),
+    ("sim audit", "Reads everything the run recorded back from the cluster, judges it anew, and writes the reports again."),
     ("dev", "One node with everything on, in this process: no replication, devices are registered by their first connection, no credentials, this machine only. Prints addresses, token, and a first command to try. Ctrl-C ends it."),
     ("node", "Runs one node in the foreground, under a supervisor such as systemd (deploy/systemd/holdfast.service). Logs go to stderr. SIGTERM or SIGINT stops it gracefully: what was received is answered, leaderships are handed over, the state is flushed. SIGHUP reads the configuration again."),
     ("cluster up", "Makes a cluster in DIR the first time: addresses, secrets, one directory and one process per node. Afterwards it starts what does not run, with the same ids, ports and data, also after a crash of everything. It restarts nothing by itself later. Addresses, pids and the operator token stand in DIR/cluster.json. The nodes inherit the environment, so HOLDFAST_SECTION_KEY variables configure them."),
@@ -37,6 +44,7 @@ const ENDS: &[(&str, &str)] = &[
     ("dev", "0 stopped; 64 the command line makes no sense; 65 the directory holds something else; 69 a port or the directory is in use; 70 a bug; 74 the disk"),
     ("node", "0 stopped; 64 the command line makes no sense; 65 the configuration is refused; 69 a port or the directory is in use; 70 a bug, or a second signal; 74 the disk: no permission, full, failed, damaged, or somebody else's directory"),
     ("device", "0 done; 64 the command line makes no sense; 65 refused: no such device, it exists already, a wrong etag, token or value; 69 no node answers, nothing was done, or the outcome is unknown (the text says which)"),
+    ("sim", "0 passed, or done; 1 a promise or a threshold was broken; 64 the command line makes no sense; 65 the scenario is refused; 69 nothing answers; 74 the disk; 75 no verdict: stopped, incomplete, or this machine is too small"),
     ("cluster status", "0 all is well, or nothing serious; 65 cluster.json is damaged; 69 something does not serve, or there is no cluster"),
 ];
 
@@ -120,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_longest_beginning_that_fits_counts() {
-        assert_eq!(ends("cluster status"), ENDS[6].1);
+        assert_eq!(ends("cluster status"), ENDS[7].1);
         assert_eq!(ends("cluster up"), ENDS[0].1);
         assert_eq!(ends("device get"), ENDS[5].1);
         assert_eq!(ends("devices"), ENDS[0].1);

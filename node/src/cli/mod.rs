@@ -19,6 +19,7 @@ mod nodes;
 pub mod output;
 mod pages;
 mod probe;
+mod sim;
 mod support;
 #[cfg(test)]
 mod tests;
@@ -66,6 +67,12 @@ enum Command {
         after_help = "Example:\n  holdfast device create lamp-1 --dir /tmp/hf\n  holdfast device twin lamp-1 --dir /tmp/hf"
     )]
     Device(device::DeviceCommand),
+    /// Drive simulated fleets, and be told whether everything held
+    #[command(
+        subcommand,
+        after_help = "Example:\n  holdfast sim init fleet.toml\n  holdfast sim run fleet.toml --dir /tmp/hf"
+    )]
+    Sim(sim::SimCommand),
     /// Work with configuration files
     #[command(subcommand, after_help = "Example:\n  holdfast config check /etc/holdfast/node.toml")]
     Config(check::ConfigCommand),
@@ -112,6 +119,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Demo(args) => return wait(async { Ok(demo::run(args).await) }),
         Command::Bench(args) => return wait(async { Ok(bench::run(args, output).await) }),
+        Command::Sim(command) => return sim::run(command, output),
         Command::Dev(args) => dev::run(&args, output),
         Command::Node(args) => node::run(&args),
         Command::Cluster(command) => wait(cluster::run(command, output)),
