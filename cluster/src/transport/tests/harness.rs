@@ -165,25 +165,10 @@ pub fn start(config: TransportConfig) -> Node {
     start_with(Arc::new(TcpConnector::default()), config, Arc::new(Ledger::default()))
 }
 
-/// A port that was free, or was just given up, may serve an outgoing connection of another test for
-/// a moment.
-#[allow(clippy::disallowed_methods)] // it waits for others, not for its own
-fn listening<T>(start: impl Fn() -> std::io::Result<T>) -> T {
-    let end = std::time::Instant::now() + Duration::from_secs(20);
-    loop {
-        match start() {
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && std::time::Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            started => return started.unwrap(),
-        }
-    }
-}
-
 pub fn start_with(connector: Arc<dyn Connector>, config: TransportConfig, ledger: Arc<dyn PeerLedger>) -> Node {
     let seen = Arc::<Recorder>::default();
     let (id, at) = (config.node_id, config.listen);
-    let transport = listening(|| Transport::start(config.clone(), connector.clone(), seen.clone(), ledger.clone()));
+    let transport = Transport::start(config, connector, seen.clone(), ledger).unwrap();
     Node {
         id,
         at,

@@ -75,6 +75,7 @@ async fn a_node_that_forgot_its_cluster_is_told_by_those_it_does_not_know() {
     .await;
     let mut forgetful = config(2, 22, at, &[]);
     forgetful.node_uuid = 99;
+    eventually("its port is free again", || std::net::TcpListener::bind(at).is_ok()).await;
     let two = start(forgetful);
     eventually("it hears that it is known otherwise", || {
         two.transport.counters().disowned_for(Refusal::Ledger) > 0

@@ -242,13 +242,16 @@ operator_token = "a-token-of-some-length"
         let args = RejoinArgs {
             config: file.clone(),
             join: Vec::new(),
-            join_token: Some("hfj-1-2".to_owned()),
+            join_token: Some("hfj-1-2-0123456789abcdef".to_owned()),
         };
         rejoin(&args, Output::Json).expect("made ready");
         let config = config::load(&file).expect("a file that a node accepts");
         assert_eq!(config.node.id, None);
         assert_eq!(config.cluster.join, ["127.0.0.1:8080".parse().expect("an address")]);
-        assert_eq!(config.cluster.join_token.expect("a token").0, b"hfj-1-2");
+        assert_eq!(
+            config.cluster.join_token.expect("a token").0,
+            b"hfj-1-2-0123456789abcdef"
+        );
         assert_eq!(config.node.zone, "zone-2");
         assert!(fs::read_to_string(&file).expect("read").starts_with("# our node"));
         assert_eq!(
