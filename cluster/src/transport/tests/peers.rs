@@ -63,38 +63,6 @@ async fn a_directory_that_changed_under_a_node_id_is_refused() {
     assert_eq!(two.transport.boot_of(1), None);
 }
 
-/// It dials nobody, because it remembers nobody; those who remember it dial it.
-#[tokio::test]
-async fn a_node_that_forgot_its_cluster_is_told_by_those_it_does_not_know() {
-    let (one, two) = pair().await;
-    let at = two.at;
-    drop(two);
-    eventually("the process is known to be gone", || {
-        one.seen.events_of(2).contains(&GONE)
-    })
-    .await;
-    let mut forgetful = config(2, 22, at, &[]);
-    forgetful.node_uuid = 99;
-    eventually("its port is free again", || std::net::TcpListener::bind(at).is_ok()).await;
-    let two = start(forgetful);
-    eventually("it hears that it is known otherwise", || {
-        two.transport.counters().disowned_for(Refusal::Ledger) > 0
-    })
-    .await;
-    assert_eq!(one.echo(2, "no").await, Err(SendError::NotSent(2)));
-    drop(two);
-    // Somebody who does not know the secret cannot make it believe that.
-    let mut forgetful = config(2, 23, at, &[]);
-    forgetful.node_uuid = 99;
-    forgetful.secret = crate::config::Secret(b"another".to_vec());
-    let two = start(forgetful);
-    eventually("the proofs do not match", || {
-        two.transport.counters().refused_by_peer_for(Refusal::Secret) > 0
-    })
-    .await;
-    assert_eq!(two.transport.counters().disowned_for(Refusal::Ledger), 0);
-}
-
 #[tokio::test]
 async fn another_secret_cluster_or_unknown_node_is_refused_by_name() {
     type Adapt = fn(&mut TransportConfig);
