@@ -195,7 +195,8 @@ impl Invitation {
             "a node must join in its place. On the host of node {id} stop its process (`systemctl stop holdfast`), \
              then run there, with the path of its configuration:\n\n    {rejoin}\n    {start}\n\nWithout systemd: \
              `holdfast node --config FILE`. Its data is set aside, not deleted. A new host needs a node.toml of its \
-             own first: docs/operations.md. The token admits nodes until {}.\n",
+             own first: docs/operations.md. The token admits nodes until {}. \
+             What is run again once that process is stopped wants --replace.\n",
             self.until
         )
     }
@@ -245,7 +246,10 @@ async fn revoke(client: &Client, token: &str) -> Result<(), Failure> {
 fn broken_off(args: &RepairArgs) -> Failure {
     Failure::new(Exit::Unavailable, format!("node {} is not repaired yet", args.id))
         .because("nobody waits for it any more")
-        .advise("run the same command again: it goes on with what is left to do")
+        .advise(
+            "run it again, it goes on with what is left to do; with --replace once the old process is stopped, for then \
+             nobody can say any more how the node is",
+        )
 }
 
 /// Until `done`; `false` when it was interrupted or takes too long.
