@@ -23,6 +23,7 @@ use crate::config::ClusterConfig;
 use crate::node::start::{start, Running};
 use crate::router::protocol::{Ask, Told};
 use crate::router::TraceSource;
+use crate::storage::reached::{self, AllReached};
 use crate::storage::written;
 
 /// Between attempts of a call that was certainly not committed.
@@ -386,6 +387,7 @@ impl Cluster {
             group.shutdown().await;
         }
         running.transport.shutdown();
+        let shards: Vec<ShardId> = running.peers.groups().iter().map(|group| group.shard).collect();
         let dir = running.config.data_dir.clone();
         let (state, log) = (running.state.clone(), running.log.clone());
         let closed = running.background.call(move || {
@@ -393,7 +395,12 @@ impl Cluster {
             let flushed = state.flush();
             log.close();
             // What was queued is on the disk now, or the log has failed and claims no more.
-            written::note(&dir, log.durable_changes()).and(flushed)
+            written::note(&dir, log.durable_changes())?;
+            let ends: std::io::Result<AllReached> = shards
+                .iter()
+                .map(|shard| Ok((*shard, crate::raft::log::reached(&*log, *shard)?)))
+                .collect();
+            reached::note(&dir, &ends?).and(flushed)
         });
         if let Ok(Err(error)) = closed.await {
             tracing::warn!(%error, "state was not flushed; the next start replays the log");

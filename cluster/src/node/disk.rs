@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use actors::id::ShardId;
 use actors::time::Clock;
 use rand::rngs::StdRng;
 use rand::Rng;
@@ -14,13 +15,14 @@ use rand::Rng;
 use super::alarm::Alarm;
 use crate::api::StartError;
 use crate::config::ClusterConfig;
+use crate::raft;
 use crate::storage::damage::{self, Damage, Found};
 use crate::storage::identity::{DirLock, Fresh, Identity, IdentityError, Wanted};
 use crate::storage::ledger::FileLedger;
 use crate::storage::memory::{MemoryLog, MemoryState};
 use crate::storage::rocks::{BlockCache, LogOptions, RocksLog, RocksState, StateOptions};
 use crate::storage::watched::{WatchedLog, WatchedState};
-use crate::storage::{written, LogStore, StateStore, StorageOpenError};
+use crate::storage::{reached, written, LogStore, StateStore, StorageOpenError};
 
 pub struct Disk {
     pub lock: DirLock,
@@ -86,7 +88,7 @@ fn identity_error(error: IdentityError) -> Refused {
 fn is_ours(entry: &str) -> bool {
     matches!(
         entry,
-        "log" | "state" | "peers" | "reserve" | written::FILE | damage::FILE
+        "log" | "state" | "peers" | "reserve" | reached::FILE | written::FILE | damage::FILE
     ) || entry.contains(".damaged-")
         || entry.ends_with(".scrub")
 }
@@ -213,11 +215,31 @@ fn open_log(opening: &Opening<'_>, cache: &BlockCache, fresh: bool) -> Result<Ro
     };
     let ends = opening.fatal.clone();
     let log = RocksLog::open(&dir, options, Box::new(move |reason| ends(reason))).map_err(|e| lost(&dir, e))?;
-    let missing = written::lost(&config.data_dir, log.durable_changes());
-    match missing.map_err(disk_error("cannot read how much of the log was written"))? {
+    match missing(&config.data_dir, config.shards, &log)
+        .map_err(disk_error("cannot compare the log with what it had"))?
+    {
         Some(reason) => Err(Refused::Lost(reason)),
         None => Ok(log),
     }
+}
+
+/// What of the log is known to have been there and is not.
+///
+/// # Errors
+/// Something cannot be read.
+pub fn missing(data_dir: &Path, shards: u16, log: &dyn LogStore) -> std::io::Result<Option<String>> {
+    if let Some(reason) = written::lost(data_dir, log.durable_changes())? {
+        return Ok(Some(reason));
+    }
+    if let Some(reason) = reached::lost(data_dir, |shard| raft::log::reached(log, shard))? {
+        return Ok(Some(reason));
+    }
+    for shard in (0..shards).map(ShardId).chain([ShardId::CATALOG]) {
+        if let Some(reason) = raft::log::lost_beginning(log, shard)? {
+            return Ok(Some(reason));
+        }
+    }
+    Ok(None)
 }
 
 fn open_state(

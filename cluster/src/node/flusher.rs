@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actors::shell::house::{PartError, StopSignal};
@@ -10,6 +10,7 @@ use actors::shell::house::{PartError, StopSignal};
 use super::peers::Peers;
 use crate::background::Background;
 use crate::disk::DiskGuard;
+use crate::storage::reached::{self, AllReached};
 use crate::storage::reserve::DiskLevel;
 use crate::storage::{written, LogStore, StateStore};
 use crate::transport::{Refusal, Transport};
@@ -32,6 +33,8 @@ pub struct Flusher {
     /// Time after which anything unflushed is flushed.
     pub interval: Duration,
     pub dir: PathBuf,
+    /// How far the logs had come when the last flush began: on the disk since.
+    pub reached: Mutex<AllReached>,
 }
 
 impl Flusher {
@@ -99,6 +102,17 @@ impl Flusher {
         }
     }
 
+    /// Looks how far the logs have come, and returns what the last look saw: a log that failed to
+    /// sync it would have ended this process since.
+    fn note_reached(&self) -> std::io::Result<AllReached> {
+        let mut now = AllReached::new();
+        for group in self.peers.groups() {
+            now.insert(group.shard, crate::raft::log::reached(&*self.log, group.shard)?);
+        }
+        let mut known = self.reached.lock().expect("no holder of this lock panics");
+        Ok(std::mem::replace(&mut *known, now))
+    }
+
     /// Notes what is applied, flushes, and only then lets openraft purge up to the notes.
     async fn flush(&self) -> Result<(), PartError> {
         let groups = self.peers.groups();
@@ -108,10 +122,16 @@ impl Flusher {
             // Settling takes milliseconds, and devices wait for this thread meanwhile.
             tokio::task::yield_now().await;
         }
-        let (state, log, dir) = (self.state.clone(), self.log.clone(), self.dir.clone());
+        let (state, log, dir, before) = (
+            self.state.clone(),
+            self.log.clone(),
+            self.dir.clone(),
+            self.note_reached()?,
+        );
         self.background
             .call(move || {
                 state.flush()?;
+                reached::note(&dir, &before)?;
                 written::note(&dir, log.durable_changes())
             })
             .await??;

@@ -162,10 +162,18 @@ impl Replicas {
             self.arbiter(shard),
             seeded(seed, async move { Group::open(&env.config, parts).await }),
         );
-        let group = opened
+        let opened = opened
             .await
-            .map_err(|e| StartError::Other(format!("shard {shard}: {e}")))?
-            .map_err(|e| start_error(&self.env.config.data_dir, e))?;
+            .map_err(|e| StartError::Other(format!("shard {shard}: {e}")))?;
+        let group = match opened.map_err(|e| start_error(&self.env.config.data_dir, e)) {
+            Ok(group) => group,
+            // What a replica has promised does not fit together; nobody else's word is needed.
+            Err(StartError::Corrupt { reason, .. }) => {
+                self.alarm.quarantine("log", reason);
+                return std::future::pending().await;
+            }
+            Err(error) => return Err(error),
+        };
         self.peers.add(group.clone());
         Ok(group)
     }

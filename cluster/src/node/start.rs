@@ -201,6 +201,7 @@ pub async fn start(
         disk: env_disk,
         interval: config.flush_interval,
         dir: config.data_dir.clone(),
+        reached: Mutex::default(),
         state: disk.state.clone(),
         background: background.clone(),
     });

@@ -17,6 +17,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
 use super::types::{Entry, EntryPayload, LogId, Membership, Payload, TypeConfig, Vote};
+use crate::storage::reached::Reached;
 use crate::storage::{LogOp, LogRecord, LogStore};
 
 /// Entries kept in memory per group, by count and by bytes; older ones are read from disk.
@@ -147,30 +148,49 @@ impl GroupLog {
     }
 }
 
-/// The latest term a replica promised anything in, and its last entry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reached {
-    pub term: u64,
-    pub last: u64,
-}
-
 /// How far a group's log has come, before anything of it is opened.
 ///
 /// # Errors
 /// The disk failed, or holds bytes that are not a log of ours.
 pub fn reached(store: &dyn LogStore, shard: ShardId) -> io::Result<Reached> {
     let vote: Option<Vote> = read_record(store, shard, LogRecord::Vote)?;
-    let purged = purged(store, shard)?.map(|id| id.index);
+    let committed: Option<LogId> = read_record::<Option<LogId>>(store, shard, LogRecord::Committed)?.flatten();
+    let last = match store.last_index(shard)? {
+        Some(index) => entry_at(store, shard, index)?.map(|entry| entry.log_id),
+        None => None,
+    };
     // What was given back on purpose is not lost.
     let given_back = super::retire::retired(store, shard)?.and_then(|retired| retired.floor);
+    let furthest = [last, purged(store, shard)?, given_back].into_iter().flatten();
+    let furthest = furthest.max_by_key(|id| id.index);
     Ok(Reached {
         term: vote.map_or(0, |vote| vote.leader_id.term),
-        last: store
-            .last_index(shard)?
-            .max(purged)
-            .max(given_back.map(|id| id.index))
-            .unwrap_or(0),
+        last_term: furthest.map_or(0, |id| super::types::term_of(&id)),
+        last: furthest.map_or(0, |id| id.index),
+        // A hint may be ahead of what is here, after a loss.
+        committed: committed.map_or(0, |id| id.index),
     })
+}
+
+/// What is missing where a group's log begins, if anything: it goes on where it was purged to, or
+/// begins with the first entry of all.
+///
+/// # Errors
+/// As [`reached`].
+pub fn lost_beginning(store: &dyn LogStore, shard: ShardId) -> io::Result<Option<String>> {
+    let found = store.entries(shard, 0..u64::MAX, 1)?;
+    let Some((first, _)) = found.first() else {
+        return Ok(None);
+    };
+    let begins = purged(store, shard)?.map_or(0, |id| id.index.saturating_add(1));
+    Ok((*first != begins).then(|| {
+        format!("the log of shard {shard} begins with entry {first} instead of {begins}: a part of it was lost")
+    }))
+}
+
+fn entry_at(store: &dyn LogStore, shard: ShardId, index: u64) -> io::Result<Option<Entry>> {
+    let found = store.entries(shard, index..index.saturating_add(1), 1)?;
+    found.first().map(|(_, bytes)| decode_entry(bytes)).transpose()
 }
 
 /// The last entry that is in no log any more, only in the state.
@@ -190,8 +210,7 @@ pub fn holds(store: &dyn LogStore, shard: ShardId, term: u64, index: u64) -> io:
     if purged(store, shard)?.is_some_and(|id| id.index >= index) {
         return Ok(None);
     }
-    let found = store.entries(shard, index..index.saturating_add(1), 1)?;
-    let found = found.first().map(|(_, bytes)| decode_entry(bytes)).transpose()?;
+    let found = entry_at(store, shard, index)?;
     Ok(Some(
         found.is_some_and(|entry| super::types::term_of(&entry.log_id) == term),
     ))

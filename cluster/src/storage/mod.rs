@@ -14,6 +14,7 @@ pub mod identity;
 pub mod keys;
 pub mod ledger;
 pub mod memory;
+pub mod reached;
 pub mod reserve;
 pub mod rocks;
 pub mod watched;

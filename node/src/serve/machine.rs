@@ -14,7 +14,7 @@ use super::ServeError;
 use crate::config::Listen;
 
 /// How long the former process of this directory may take to disappear.
-const DYING_PATIENCE: Duration = Duration::from_secs(2);
+const DYING_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// More descriptors than this are not asked for.

@@ -67,7 +67,9 @@ pub fn run(config: NodeConfig, events: Events) -> Result<(), ServeError> {
 
 fn run_logged(config: NodeConfig, log: logs::LogHandle, events: Events) -> Result<(), ServeError> {
     let metrics = Metrics::install().map_err(|error| ServeError::internal("metrics cannot be set up", error))?;
-    let _lock = machine::claim(&config.node.data_dir)?;
+    // Held until the kernel has closed everything: the stores keep locks of their own, and are let go
+    // of with the last thread only.
+    std::mem::forget(machine::claim(&config.node.data_dir)?);
     machine::check_ports(&config.listen)?;
     match machine::raise_open_files() {
         Ok(files) => warn_about_files(files, &config),
