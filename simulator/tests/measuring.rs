@@ -33,7 +33,7 @@ fn a_stall_is_in_the_percentiles_of_an_open_loop_only() {
     let dir = tempfile::tempdir().unwrap();
     let open = dir.path().join("open");
     drive(
-        &scenario(&stub, "", "count = 20\nrate = 500\nwindow = 4", 8),
+        &scenario(&stub, "", "count = 20\nrate = 500\nwindow = 2", 8),
         &open,
         &mut Quiet::default(),
     );
@@ -42,6 +42,12 @@ fn a_stall_is_in_the_percentiles_of_an_open_loop_only() {
         open.latency_ms.p99 >= 250.0,
         "p99 of the open loop is {} ms",
         open.latency_ms.p99
+    );
+    // Counted from when they could be sent, only those within the window would have waited.
+    assert!(
+        open.latency_ms.p90 >= 100.0,
+        "p90 of the open loop is {} ms",
+        open.latency_ms.p90
     );
     assert_eq!(open.run.loop_mode, "open");
     // What waited for the server is the server's delay, not the generator's.

@@ -59,7 +59,9 @@ impl Stub {
                         std::thread::sleep(every - into);
                     }
                 }
-                poll.poll(&mut events, Some(Duration::from_millis(20))).unwrap();
+                if poll.poll(&mut events, Some(Duration::from_millis(20))).is_err() {
+                    continue; // interrupted
+                }
                 for event in &events {
                     match event.token() {
                         Token(usize::MAX) => server.accept(&listener, &poll),
