@@ -17,6 +17,7 @@ pub mod memory;
 pub mod reached;
 pub mod reserve;
 pub mod rocks;
+pub mod room;
 pub mod watched;
 pub mod written;
 

@@ -50,6 +50,7 @@ macro_rules! state_contract_tests {
     };
 }
 
+mod full_disk;
 mod log_contract;
 mod memory;
 mod rocks_log;

@@ -151,6 +151,10 @@ impl Queue {
         std::mem::take(&mut self.lock().waiting)
     }
 
+    pub fn is_closing(&self) -> bool {
+        self.lock().closing
+    }
+
     pub fn close(&self) {
         self.lock().closing = true;
         self.work.notify_all();
