@@ -286,6 +286,7 @@ fn a_log_that_lost_its_end_takes_no_part() {
         (".log", Cut::Keep(990)),
         (".log", Cut::Less(1)),
         (".sst", Cut::Keep(500)),
+        ("MANIFEST", Cut::Keep(500)),
     ];
     for (name, how) in cuts {
         fs::remove_dir_all(&data).unwrap();
