@@ -33,8 +33,15 @@ pub struct Flusher {
     /// Time after which anything unflushed is flushed.
     pub interval: Duration,
     pub dir: PathBuf,
-    /// How far the logs had come when the last flush began: on the disk since.
-    pub reached: Mutex<AllReached>,
+    /// What the last flush saw of the logs when it began.
+    pub seen: Mutex<Seen>,
+}
+
+/// How far the logs had come, and how many operations had been submitted by then.
+#[derive(Default)]
+pub struct Seen {
+    reached: AllReached,
+    submitted: u64,
 }
 
 impl Flusher {
@@ -102,15 +109,23 @@ impl Flusher {
         }
     }
 
-    /// Looks how far the logs have come, and returns what the last look saw: a log that failed to
-    /// sync it would have ended this process since.
-    fn note_reached(&self) -> std::io::Result<AllReached> {
-        let mut now = AllReached::new();
+    /// Looks how far the logs have come, and returns what the last look saw, if all of that is on the
+    /// disk by now.
+    fn certainly_reached(&self) -> std::io::Result<AllReached> {
+        let mut now = Seen::default();
         for group in self.peers.groups() {
-            now.insert(group.shard, crate::raft::log::reached(&*self.log, group.shard)?);
+            now.reached
+                .insert(group.shard, crate::raft::log::reached(&*self.log, group.shard)?);
         }
-        let mut known = self.reached.lock().expect("no holder of this lock panics");
-        Ok(std::mem::replace(&mut *known, now))
+        let log = self.log.counters();
+        now.submitted = log.submitted;
+        let mut seen = self.seen.lock().expect("no holder of this lock panics");
+        let before = std::mem::replace(&mut *seen, now);
+        Ok(if log.ops >= before.submitted {
+            before.reached
+        } else {
+            AllReached::new()
+        })
     }
 
     /// Without room nothing was noted as durable, and the log stays: the next tick tries again.
@@ -137,7 +152,7 @@ impl Flusher {
             self.state.clone(),
             self.log.clone(),
             self.dir.clone(),
-            self.note_reached()?,
+            self.certainly_reached()?,
         );
         self.background
             .call(move || {

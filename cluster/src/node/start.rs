@@ -201,7 +201,7 @@ pub async fn start(
         disk: disk.guard.clone(),
         interval: config.flush_interval,
         dir: config.data_dir.clone(),
-        reached: Mutex::default(),
+        seen: Mutex::default(),
         state: disk.state.clone(),
         background: background.clone(),
     });
