@@ -5,22 +5,45 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_tests::harness::{client, eventually, program, Cluster};
+use holdfast_tests::workload::{Plan, Workload};
 use serde_json::Value;
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
+/// One drill at a time: they share the machine's cores, and each wants a cluster that is well.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 struct Bench {
     dir: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Bench {
     fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
+            _turn: ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner),
         }
+    }
+
+    /// Runs a drill to its verdict. A bench that broke says nothing about the product, so it is
+    /// tried again.
+    fn verdict(&self, drill: &Path, more: &[&str], token: &str) -> (String, Option<i32>) {
+        let mut told = (String::new(), None);
+        for _ in 0..3 {
+            let _ = fs::remove_dir_all(self.out());
+            let ran = self.command(drill, more).env("HOLDFAST_TOKEN", token).output().unwrap();
+            told = (String::from_utf8_lossy(&ran.stdout).into_owned(), ran.status.code());
+            if told.1 != Some(75) {
+                break;
+            }
+            println!("{}\n{}", told.0, String::from_utf8_lossy(&ran.stderr));
+        }
+        told
     }
 
     fn out(&self) -> PathBuf {
@@ -86,12 +109,8 @@ fn ruling<'a>(result: &'a Value, name: &str) -> &'a Value {
 #[test]
 fn a_shipped_drill_passes_and_leaves_nothing_behind() {
     let bench = Bench::new();
-    let ran = bench.command(Path::new("leader-churn"), &["--brief"]).output().unwrap();
-    let (said, errors) = (
-        String::from_utf8_lossy(&ran.stdout),
-        String::from_utf8_lossy(&ran.stderr),
-    );
-    assert_eq!(ran.status.code(), Some(0), "{said}\n{errors}");
+    let (said, code) = bench.verdict(Path::new("leader-churn"), &["--brief"], "");
+    assert_eq!(code, Some(0), "{said}");
     let last = said.lines().last().unwrap();
     assert!(last.starts_with("verdict: pass"), "{said}");
     assert!(
@@ -208,6 +227,32 @@ fn a_killed_drill_heals() {
         let left = bench.journals();
         (left == 0).then_some(()).ok_or(format!("{left} journals"))
     });
+}
+
+/// A cluster that is known by address only, and has traffic of its own: both hold.
+#[test]
+fn a_running_cluster_is_drilled_by_address_beside_its_own_traffic() {
+    let (bench, cluster) = (Bench::new(), Cluster::up(3));
+    let own = Workload::start(&cluster, Plan::busy("own"));
+    own.acknowledge(500);
+    let drill = bench.drill("kind = \"operator.drain\"\non = \"busiest\"\nat = \"1s\"\nfor = \"4s\"");
+    let url = format!("http://{}", cluster.http()[0]);
+    let (said, code) = bench.verdict(&drill, &["--url", &url], &cluster.file.token);
+    assert_eq!(code, Some(0), "{said}");
+    let result = bench.result();
+    assert_eq!(result["faults"][0]["outcome"], "installed", "{result:#}");
+    let judged = Command::new(program())
+        .args(["chaos", "check"])
+        .arg(bench.out())
+        .output()
+        .unwrap();
+    assert_eq!(
+        judged.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&judged.stdout)
+    );
+    own.finish_and_judge(&cluster);
 }
 
 /// Mistakes are found before anything is started; a dry run starts nothing.

@@ -319,8 +319,14 @@ impl Doing {
 fn outcome(result: Result<String, SiteError>) -> Outcome {
     match result {
         Ok(said) => Outcome::Installed(said),
-        Err(error) => Outcome::Indeterminate(error.to_string()),
+        Err(error) => Outcome::Indeterminate(in_a_line(&error.to_string())),
     }
+}
+
+/// Ends of logs are for the directory of the verdict, not for a table.
+fn in_a_line(text: &str) -> String {
+    let line = text.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+    line.chars().take(300).collect()
 }
 
 fn http(site: &Site) -> Result<Http, SiteError> {

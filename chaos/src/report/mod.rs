@@ -19,10 +19,10 @@ use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use simulator::run::directory::RunDir;
+use simulator::run::directory::{read_lines, RunDir, RunFile};
 use simulator::run::window::Window;
 
-use crate::check::{Bucket, Facts};
+use crate::check::{Bounds, Bucket, Evidence, Facts};
 use crate::run::DrillResult;
 
 /// What charts are drawn from.
@@ -55,6 +55,35 @@ pub fn again(out: &Path) -> io::Result<DrillResult> {
     let line = dir.read_json("timeline.json").unwrap_or_default();
     page(&dir, &result, &line)?;
     Ok(result)
+}
+
+/// What a directory holds as evidence: the history, and an audit, sightings, digests and faults if
+/// they are there. The cluster is not needed.
+///
+/// # Errors
+/// There is no history.
+pub fn evidence(dir: &Path) -> io::Result<Evidence> {
+    let verdict = RunDir(dir.to_owned());
+    let run = match dir.join("run/history").is_dir() {
+        true => RunDir(dir.join("run")),
+        false => verdict.clone(),
+    };
+    let facts = Facts::read(&run.history()).map_err(io::Error::other)?;
+    let about: Option<RunFile> = run.read_json("run.json").ok();
+    let result: Option<DrillResult> = verdict.read_json("result.json").ok();
+    Ok(Evidence {
+        facts,
+        findings: run.read_json("audit.json").ok(),
+        not_audited: "nobody has read the cluster back".into(),
+        sightings: read_lines(&verdict.file("sightings.jsonl"))?,
+        faults: result.map_or_else(Vec::new, |result| crate::run::active(&result.faults)),
+        digests: verdict.read_json("digests.json").unwrap_or_default(),
+        bounds: Bounds {
+            sending_ended_us: about.and_then(|about| about.sending_ended_us).unwrap_or(u64::MAX),
+            ..Default::default()
+        },
+        ..Default::default()
+    })
 }
 
 fn page(dir: &RunDir, result: &DrillResult, line: &TimeLine) -> io::Result<()> {

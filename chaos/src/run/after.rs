@@ -117,7 +117,7 @@ fn bounds(course: &Course<'_>, run: &RunFile) -> Bounds {
 }
 
 /// Faults as checkers want them.
-fn active(records: &[FaultRecord]) -> Vec<Active> {
+pub fn active(records: &[FaultRecord]) -> Vec<Active> {
     let installed: Vec<&FaultRecord> = records.iter().filter(|record| record.outcome != "skipped").collect();
     let overlaps = |a: &FaultRecord, b: &FaultRecord| a.id != b.id && a.from_us <= b.to_us && b.from_us <= a.to_us;
     let contained = ["process.kill", "process.stop", "process.pause"];

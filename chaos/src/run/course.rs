@@ -194,6 +194,8 @@ impl<'a> Course<'a> {
         let steady_from = phases.ramp.micros();
         self.connected(steady_from)?;
         self.phase("steady");
+        // Devices that connect late shift everything but what the load itself has planned.
+        let steady_from = steady_from.max(self.now());
         let faults_from = steady_from + phases.steady.micros();
         while self.now() < faults_from {
             self.tick()?;

@@ -5,7 +5,7 @@ use crate::check::{Facts, Sighting};
 use crate::drill::Impact;
 
 /// What happens this long after a heal still counts as the fault's doing.
-const AFTERMATH_US: u64 = 2_000_000;
+const AFTERMATH_US: u64 = 1_000_000;
 /// An election is looked for this long.
 const ELECTION_US: u64 = 60_000_000;
 /// Below this it cannot be told whether a majority went on.
@@ -49,7 +49,10 @@ fn changed(record: &FaultRecord, sightings: &[Sighting]) -> Vec<(u16, u64)> {
             .iter()
             .filter(|s| s.shard == shard && s.at_us < record.from_us && s.leader.is_some())
             .max_by_key(|s| (s.term, s.at_us))?;
-        let old = before.leader?;
+        // Leaders that go home meanwhile are somebody else's doing.
+        let old = before
+            .leader
+            .filter(|old| record.nodes.is_empty() || record.nodes.contains(old))?;
         let gone = sightings.iter().any(|s| {
             s.shard == shard
                 && (record.from_us..=record.to_us).contains(&s.at_us)

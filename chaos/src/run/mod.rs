@@ -17,6 +17,7 @@ use crate::drill::Drill;
 use crate::site::{Site, SiteError};
 use crate::warden::{Handle, HandleError};
 
+pub use after::active;
 pub use course::{look, run};
 pub use result::{DrillResult, FaultRecord, Impacts, Measured, Phase, Times, Verdict};
 

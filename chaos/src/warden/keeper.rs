@@ -134,3 +134,7 @@ fn mend(undo: &[Undo], context: &Context) -> Option<String> {
     }
     (!problems.is_empty()).then(|| problems.join("; "))
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -344,7 +344,7 @@ impl<'a> Course<'a> {
         }
         match watcher.wish() {
             Wish::GoOn => {}
-            Wish::Enough if self.mode == Mode::Run => self.set_mode(Mode::Drain, now),
+            Wish::Enough if self.mode == Mode::Run => self.set_mode(Mode::Stop, now),
             Wish::Stop if self.mode == Mode::Run => {
                 let text = format!(
                     "stopped after {:.0} s of {:.0} s",

@@ -118,11 +118,7 @@ pub fn own(wish: &ClusterWish, base_port: Option<u16>, log: &Path) -> Result<Gro
     let mut site = Site {
         program: program()?,
         dir: Some(root.join("cluster")),
-        env: wish
-            .env
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect(),
+        env: env(wish),
         token: String::new(),
         nodes: Vec::new(),
         mirror: None,
@@ -174,6 +170,13 @@ pub fn own(wish: &ClusterWish, base_port: Option<u16>, log: &Path) -> Result<Gro
         .site(&site)
         .map_err(|error| harness("the warden is gone", &error))?;
     Ok(Ground { site, warden, notes })
+}
+
+/// A drill's own cluster lets itself be drilled.
+fn env(wish: &ClusterWish) -> Vec<(String, String)> {
+    let mut env = vec![("HOLDFAST_CHAOS_ALLOW_DRILLS".to_owned(), "true".to_owned())];
+    env.extend(wish.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    env
 }
 
 fn start(site: &mut Site, wish: &ClusterWish, base_port: Option<u16>) -> Result<(), Failure> {

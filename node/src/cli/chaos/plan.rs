@@ -9,12 +9,14 @@ use clap::Args;
 use serde_json::json;
 use simulator::report::numbers::stretch;
 
+use super::verdict;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::{self, Output};
 
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// The drill: a file, or the name of one that ships
+    /// The drill: a file, or the name of one that ships. Or the directory of a verdict or a
+    /// simulator's run, to judge its history anew without a cluster
     #[arg(value_name = "DRILL")]
     drill: PathBuf,
 }
@@ -46,6 +48,9 @@ pub fn load(path: &Path) -> Result<Loaded, Failure> {
 }
 
 pub fn check(args: &CheckArgs, output: Output) -> Result<u8, Failure> {
+    if args.drill.is_dir() {
+        return verdict::history(&args.drill, output);
+    }
     let loaded = load(&args.drill)?;
     let drill = &loaded.drill;
     let planned = plan(drill, drill.seed);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chaos::check::Holds;
+use chaos::check::{Holds, Ruling};
 use chaos::run::DrillResult;
 use clap::Args;
 use serde_json::json;
@@ -35,40 +35,33 @@ pub fn report(args: &ReportArgs, output: Output) -> Result<u8, Failure> {
     Ok(result.verdict.exit_code())
 }
 
+/// What a recorded history says by itself, with whatever an audit and the observers left beside it.
+pub fn history(dir: &Path, output: Output) -> Result<u8, Failure> {
+    let evidence = chaos::report::evidence(dir).map_err(|error| {
+        Failure::new(Exit::BadInput, format!("{} holds no history", dir.display()))
+            .because(error)
+            .advise("name the directory that `holdfast chaos run` or `holdfast sim run` left")
+    })?;
+    let rulings = chaos::check::judge(&evidence, &[]);
+    let is_broken = rulings.iter().any(|ruling| ruling.holds == Holds::No);
+    match output {
+        Output::Json => output::json(&json!({ "rulings": rulings, "broken": is_broken })),
+        Output::Table => {
+            table(&rulings);
+            rulings.iter().for_each(|ruling| breaches(ruling, dir));
+        }
+    }
+    Ok(if is_broken { Exit::Violation } else { Exit::Success } as u8)
+}
+
 pub fn print(result: &DrillResult, dir: &Path, output: Output) {
     if output == Output::Json {
         output::json(&json!(result));
         return;
     }
     faults(result);
-    let rows = result.rulings.iter().map(|ruling| {
-        let word = match ruling.holds {
-            Holds::Yes => "holds",
-            Holds::No => "BROKEN",
-            Holds::NotJudged => "not judged",
-        };
-        vec![ruling.invariant.clone(), word.to_owned(), ruling.evidence.clone()]
-    });
-    output::table(&["invariant", "", "judged from"], rows.collect());
-    for ruling in result.broken() {
-        for breach in ruling.breaches.iter().take(TOLD) {
-            let receipt = breach
-                .receipt
-                .as_ref()
-                .map_or(String::new(), |receipt| format!(", receipt {receipt}"));
-            let during = breach
-                .during
-                .as_ref()
-                .map_or(String::new(), |fault| format!(", active: {fault}"));
-            let file = dir.join(&breach.file);
-            output::line(&format!(
-                "BROKEN {}: {}{receipt}{during}; look at {}",
-                ruling.invariant,
-                breach.what,
-                file.display()
-            ));
-        }
-    }
+    table(&result.rulings);
+    result.broken().for_each(|ruling| breaches(ruling, dir));
     result
         .notes
         .iter()
@@ -99,6 +92,33 @@ pub fn print(result: &DrillResult, dir: &Path, output: Output) {
     ));
     output::line(&format!("report: {}", dir.join("report.html").display()));
     output::line(&format!("verdict: {}: {}", result.verdict, result.reasons.join("; ")));
+}
+
+fn table(rulings: &[Ruling]) {
+    let rows = rulings.iter().map(|ruling| {
+        let word = match ruling.holds {
+            Holds::Yes => "holds",
+            Holds::No => "BROKEN",
+            Holds::NotJudged => "not judged",
+        };
+        vec![ruling.invariant.clone(), word.to_owned(), ruling.evidence.clone()]
+    });
+    output::table(&["invariant", "", "judged from"], rows.collect());
+}
+
+fn breaches(ruling: &Ruling, dir: &Path) {
+    for breach in ruling.breaches.iter().take(TOLD) {
+        let part =
+            |name: &str, text: &Option<String>| text.as_ref().map_or(String::new(), |text| format!(", {name} {text}"));
+        output::line(&format!(
+            "BROKEN {}: {}{}{}; look at {}",
+            ruling.invariant,
+            breach.what,
+            part("receipt", &breach.receipt),
+            part("active:", &breach.during),
+            dir.join(&breach.file).display()
+        ));
+    }
 }
 
 fn faults(result: &DrillResult) {
