@@ -24,7 +24,7 @@ FLAGS := --release --locked
 # Tests that start the program find it here.
 export HOLDFAST_BIN := $(CURDIR)/bin/holdfast
 
-.PHONY: help setup build demo test soak bench verify fmt clippy
+.PHONY: help setup build demo test soak chaos bench verify fmt clippy
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,15 @@ test: build ## run every test, each kind at least once
 
 soak: build ## run the long matrices too: kills, power cuts, catch-up
 	HOLDFAST_SOAK=1 $(CARGO) test $(FLAGS) --workspace -- --include-ignored
+
+DRILLS := $(notdir $(basename $(wildcard chaos/drills/*.toml)))
+
+chaos: build ## run every drill that ships, briefly; verdicts go to chaos-verdicts/
+	@mkdir -p chaos-verdicts; failed=; for drill in $(DRILLS); do \
+	  out=$$(mktemp -d "chaos-verdicts/$$drill-XXXX"); echo "== $$drill ($$out)"; \
+	  bin/holdfast chaos run "$$drill" --brief --out "$$out" 2>"$$out/progress.log" | tail -n 1 \
+	    || failed="$$failed $$drill"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 bench: build ## measure, and print one table
 	bin/holdfast bench

@@ -49,6 +49,16 @@ impl Process {
         })
     }
 
+    /// Clock ticks since boot when it started.
+    pub fn started_ticks(&self) -> u64 {
+        self.started_ticks
+    }
+
+    /// The process that had this pid at that time, whether it still lives or not.
+    pub fn known(pid: u32, started_ticks: u64) -> Self {
+        Self { pid, started_ticks }
+    }
+
     /// Whether this very process is there and has not ended (a zombie has).
     pub fn is_alive(&self) -> bool {
         Stat::read(self.pid)
@@ -109,6 +119,25 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// Processes whose command line names a file called `name` below `dir`.
+pub fn with_argument_below(dir: &std::path::Path, name: &str) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let below = |pid: u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0)
+            .filter_map(|word| std::str::from_utf8(word).ok())
+            .map(std::path::Path::new)
+            .any(|path| path.starts_with(dir) && path.file_name().is_some_and(|file| file == name))
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Process::of(pid).ok().filter(|_| below(pid)))
+        .collect()
 }
 
 /// What one line of /proc says.

@@ -465,7 +465,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, HarnessError> {
 }
 
 /// The first base port from which all ports of `nodes` nodes are free.
-fn free_base_port(nodes: u16) -> Result<u16, HarnessError> {
+pub fn free_base_port(nodes: u16) -> Result<u16, HarnessError> {
     let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     let all_free = |base: &u16| (0..nodes).all(|node| (0..4).all(|offset| free(base + node * PORTS_PER_NODE + offset)));
     let bases = (0..BASES_TRIED).map(|attempt| FIRST_PORT + attempt * PORTS_BETWEEN_BASES.max(nodes * PORTS_PER_NODE));

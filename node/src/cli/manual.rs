@@ -16,6 +16,13 @@ const PROSE: &[(&str, &str)] = &[
     ("sim schema", "JSON Schema of scenario files, made from the types that read them. Editors complete and check with it."),
     ("sim report", "Computes everything again from the recorded history in DIR and writes report.html, report.json and junit.xml. The cluster is not needed; what an audit found earlier is taken over."),
     ("sim audit", "Reads everything the run recorded back from the cluster, judges it anew, and writes the reports again."),
+    ("chaos run", "Runs a failure drill: load, faults by plan, heal, and a verdict. DRILL is a file, or the name of one that ships (holdfast chaos list). Without --dir or --url it starts a cluster of its own and removes it afterwards; with --dir it drills a local cluster with its processes and files, with --url one that is known by address only, where nodes whose configuration allows drills take fault leases. Whatever ends it (Ctrl-C, a crash, kill -9), a detached warden undoes every fault. A directory with history, fault log, node logs and report.html is left."),
+    ("chaos check", "Reads a drill as `chaos run` does and lists every mistake at once with line and key. Nothing is started."),
+    ("chaos list", "The catalogue: every fault with what it does, by which mechanism, what it needs and how it heals; and the drills that ship."),
+    ("chaos init", "Writes a drill to start from. --drill copies one that ships."),
+    ("chaos heal", "Finishes what wardens of this user could not: undoes everything that their journals say is still broken. Wardens that live are told to heal and end. With --dir or --url also every fault lease on the nodes is deleted."),
+    ("chaos inject", "One fault by hand, for a length of time. Ctrl-C heals it at once, and so does the death of this command."),
+    ("chaos report", "Makes report.html of a drill again, and prints its verdict."),
     ("dev", "One node with everything on, in this process: no replication, devices are registered by their first connection, no credentials, this machine only. Prints addresses, token, and a first command to try. Ctrl-C ends it."),
     ("node", "Runs one node in the foreground, under a supervisor such as systemd (deploy/systemd/holdfast.service). Logs go to stderr. SIGTERM or SIGINT stops it gracefully: what was received is answered, leaderships are handed over, the state is flushed. SIGHUP reads the configuration again."),
     ("cluster up", "Makes a cluster in DIR the first time: addresses, secrets, one directory and one process per node. Afterwards it starts what does not run, with the same ids, ports and data, also after a crash of everything. It restarts nothing by itself later. Addresses, pids and the operator token stand in DIR/cluster.json. The nodes inherit the environment, so HOLDFAST_SECTION_KEY variables configure them."),
@@ -45,6 +52,7 @@ const ENDS: &[(&str, &str)] = &[
     ("node", "0 stopped; 64 the command line makes no sense; 65 the configuration is refused; 69 a port or the directory is in use; 70 a bug, or a second signal; 74 the disk: no permission, full, failed, damaged, or somebody else's directory"),
     ("device", "0 done; 64 the command line makes no sense; 65 refused: no such device, it exists already, a wrong etag, token or value; 69 no node answers, nothing was done, or the outcome is unknown (the text says which)"),
     ("sim", "0 passed, or done; 1 a promise or a threshold was broken; 64 the command line makes no sense; 65 the scenario is refused; 69 nothing answers; 74 the disk; 75 no verdict: stopped, incomplete, or this machine is too small"),
+    ("chaos", "0 passed, or done; 1 an invariant or a hypothesis was broken; 64 the command line makes no sense; 65 the drill is refused; 69 nothing answers, or the fault was skipped; 74 the disk; 75 harness failure: the bench broke, was interrupted, or something could not be healed"),
     ("cluster status", "0 all is well, or nothing serious; 65 cluster.json is damaged; 69 something does not serve, or there is no cluster"),
 ];
 
@@ -128,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_longest_beginning_that_fits_counts() {
-        assert_eq!(ends("cluster status"), ENDS[7].1);
+        assert_eq!(ends("cluster status"), ENDS[8].1);
         assert_eq!(ends("cluster up"), ENDS[0].1);
         assert_eq!(ends("device get"), ENDS[5].1);
         assert_eq!(ends("devices"), ENDS[0].1);

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod bench;
+mod chaos;
 mod check;
 pub mod cluster;
 pub mod demo;
@@ -73,6 +74,12 @@ enum Command {
         after_help = "Example:\n  holdfast sim init fleet.toml\n  holdfast sim run fleet.toml --dir /tmp/hf"
     )]
     Sim(sim::SimCommand),
+    /// Run failure drills: break things, heal them, and be told what held
+    #[command(
+        subcommand,
+        after_help = "Example:\n  holdfast chaos run leader-churn\n  holdfast chaos list"
+    )]
+    Chaos(chaos::ChaosCommand),
     /// Work with configuration files
     #[command(subcommand, after_help = "Example:\n  holdfast config check /etc/holdfast/node.toml")]
     Config(check::ConfigCommand),
@@ -120,6 +127,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Demo(args) => return wait(async { Ok(demo::run(args).await) }),
         Command::Bench(args) => return wait(async { Ok(bench::run(args, output).await) }),
         Command::Sim(command) => return sim::run(command, output),
+        Command::Chaos(command) => return chaos::run(command, output),
         Command::Dev(args) => dev::run(&args, output),
         Command::Node(args) => node::run(&args),
         Command::Cluster(command) => wait(cluster::run(command, output)),

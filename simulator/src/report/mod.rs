@@ -3,15 +3,15 @@
 //! Everything is computed from the run's directory, so that it can be made again at any time, and
 //! every total from the history.
 
-mod charts;
+pub mod charts;
 pub mod conclude;
 mod html;
 mod judge;
-mod junit;
+pub mod junit;
 pub mod live;
 pub mod metrics;
 pub mod numbers;
-mod page;
+pub mod page;
 
 use std::io;
 use std::path::Path;

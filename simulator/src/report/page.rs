@@ -2,7 +2,8 @@
 
 use super::junit::escape;
 
-const STYLE: &str = include_str!("style.css");
+/// Of every report, so that they look alike.
+pub const STYLE: &str = include_str!("style.css");
 
 pub fn head(title: &str) -> String {
     format!(

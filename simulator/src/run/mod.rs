@@ -92,6 +92,8 @@ pub struct View<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wish {
     GoOn,
+    /// What was to be seen is seen: the run ends before its time, in order.
+    Enough,
     /// Nothing new; wait for what is outstanding.
     Stop,
     /// Leave everything.
@@ -342,6 +344,7 @@ impl<'a> Course<'a> {
         }
         match watcher.wish() {
             Wish::GoOn => {}
+            Wish::Enough if self.mode == Mode::Run => self.set_mode(Mode::Stop, now),
             Wish::Stop if self.mode == Mode::Run => {
                 let text = format!(
                     "stopped after {:.0} s of {:.0} s",
@@ -356,7 +359,7 @@ impl<'a> Course<'a> {
                 self.file.incomplete.get_or_insert_with(|| "aborted".into());
                 self.set_mode(Mode::Abort, now);
             }
-            Wish::Stop | Wish::Abort => {}
+            Wish::Enough | Wish::Stop | Wish::Abort => {}
         }
         if self.mode == Mode::Run && now >= self.file.planned_us {
             self.set_mode(Mode::Drain, now);

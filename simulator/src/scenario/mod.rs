@@ -2,7 +2,7 @@
 
 pub mod check;
 pub mod limits;
-mod locate;
+pub mod locate;
 mod model;
 mod overrides;
 mod span;

@@ -4,7 +4,7 @@
 
 mod drive;
 mod plan;
-mod screen;
+pub(super) mod screen;
 mod verdict;
 
 use std::path::PathBuf;

@@ -36,6 +36,11 @@ impl Signals {
         Ok(Self(asked))
     }
 
+    /// How often the user has asked for the end.
+    pub fn asked(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// # Errors
     /// The signals cannot be followed.
     pub fn ignore() -> Result<(), Failure> {
