@@ -13,14 +13,22 @@ use crate::profiles::outage::Outages;
 use crate::profiles::updating::{Act, Updater};
 
 impl Machines {
-    pub fn new(plan: &DevicePlan, fleet: &FleetContext, is_rival: bool, chance: &mut Chance, cx: &Context) -> Self {
+    /// `from_us`: when the device connects first. Storms before are over, outages are stepped over.
+    pub fn new(
+        plan: &DevicePlan,
+        fleet: &FleetContext,
+        is_rival: bool,
+        from_us: u64,
+        chance: &mut Chance,
+        cx: &Context,
+    ) -> Self {
         let profile = &fleet.profile;
         let outages = profile.connectivity.as_ref().filter(|_| !is_rival);
         let storms = if is_rival {
             Vec::new()
         } else {
             let mut storms = cx.plan.roster.storms(&cx.plan.loaded, &cx.plan.curve, plan.device);
-            storms.retain(|at| *at >= plan.connect_us);
+            storms.retain(|at| *at >= from_us);
             storms
         };
         let mut outages = outages.map(|connectivity| Outages::begin(connectivity, chance));
