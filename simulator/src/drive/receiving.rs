@@ -3,7 +3,7 @@
 use bytestring::ByteString;
 use serde_json::{Map, Value};
 
-use super::context::Context;
+use super::context::{Context, Mode};
 use super::device::{Device, State};
 use super::errors::Fault;
 use super::flight::What;
@@ -136,6 +136,10 @@ impl Device {
     ) {
         if self.flights.len() + 1 >= self.window {
             self.ready_us = cx.now_us;
+            // What fell due before this answer found no room.
+            if self.keeps_no_queue() && cx.mode == Mode::Run {
+                self.drop_due(cx);
+            }
         }
         cx.states.outstanding = cx.states.outstanding.saturating_sub(1);
         self.failures = 0;
@@ -143,8 +147,10 @@ impl Device {
         cx.tally.counts.acks_disordered += u64::from(!oldest);
         if let Outcome::Refused(code) = outcome {
             cx.tally.error(format!("publish refused: {code:#04x} ({code})"));
-            self.pause_until_us = cx.now_us + REFUSED_PAUSE_US;
-            self.ready_us = self.pause_until_us;
+            if !self.keeps_no_queue() {
+                self.pause_until_us = cx.now_us + REFUSED_PAUSE_US;
+                self.ready_us = self.pause_until_us;
+            }
         }
         match flight.what {
             What::Telemetry => {
