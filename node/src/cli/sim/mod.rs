@@ -78,9 +78,13 @@ pub struct Changes {
     /// HTTP endpoints, host:port; instead of the scenario's
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     http: Vec<String>,
-    /// Drive any MQTT broker: telemetry only, without audit
+    /// Drive any MQTT broker with the telemetry of the scenario: no operator, no audit, MQTT
+    /// instead of HTTP
     #[arg(long)]
     broker: bool,
+    /// Endpoints of MQTT over WebSocket, host:port; instead of the scenario's
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    ws: Vec<String>,
     /// Seed of the plan; instead of the scenario's
     #[arg(long)]
     seed: Option<u64>,
@@ -115,6 +119,7 @@ impl Changes {
             workers: self.workers,
             threads: self.threads,
             compression: self.compression,
+            ws: self.ws.clone(),
             closed: self.closed,
             metrics: self.metrics.clone(),
             no_audit: self.no_audit,
