@@ -15,6 +15,7 @@ const PROSE: &[(&str, &str)] = &[
     ("sim profiles", "Kinds of devices that a fleet can name. Each is a TOML file: copy it under [profile.NAME] of a scenario to change it."),
     ("sim schema", "JSON Schema of scenario files, made from the types that read them. Editors complete and check with it."),
     ("sim report", "Computes everything again from the recorded history in DIR and writes report.html, report.json and junit.xml. The cluster is not needed; what an audit found earlier is taken over."),
+    ("sim history", "Prints the history of a run as JSON Lines, thread by thread in the order of recording: kind, device, number, times in µs since the run began (intended, sent, done), outcome, seq or version, receipt. Any other checker can judge by it; a run of any length is read with a little memory."),
     ("sim audit", "Reads everything the run recorded back from the cluster, judges it anew, and writes the reports again."),
     ("dev", "One node with everything on, in this process: no replication, devices are registered by their first connection, no credentials, this machine only. Prints addresses, token, and a first command to try. Ctrl-C ends it."),
     ("node", "Runs one node in the foreground, under a supervisor such as systemd (deploy/systemd/holdfast.service). Logs go to stderr. SIGTERM or SIGINT stops it gracefully: what was received is answered, leaderships are handed over, the state is flushed. SIGHUP reads the configuration again."),
