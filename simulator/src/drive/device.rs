@@ -100,6 +100,8 @@ pub struct Device {
     pub ready_us: u64,
     /// Until when it was away on purpose: what fell due before is meant to be sent then. Real µs.
     pub excused_us: u64,
+    /// Subscriptions that the server has not answered yet.
+    pub subscribing: u8,
     /// Since when an acknowledgement is awaited without progress.
     pub waiting_us: Option<u64>,
     pub written_us: u64,
@@ -150,6 +152,7 @@ impl Device {
             window: 1,
             ready_us: 0,
             excused_us: 0,
+            subscribing: 0,
             waiting_us: None,
             written_us: 0,
             ping_us: None,
@@ -210,6 +213,11 @@ impl Device {
             let place = self.chance.unit();
             self.twin.report_due_us = self.from_us + (interval.micros() as f64 * place) as u64;
         }
+    }
+
+    /// Whether an answer of the server is due.
+    pub fn is_awaiting(&self) -> bool {
+        !self.flights.is_empty() || self.subscribing > 0
     }
 
     pub fn is_live(&self) -> bool {

@@ -75,8 +75,13 @@ impl Device {
                 self.message(&topic, &payload, cx);
             }
             Incoming::Disconnected { code } => return Err(Fault::Disconnected(code)),
-            Incoming::Subscribed { refused: true } => cx.tally.error("subscription refused".into()),
-            Incoming::Subscribed { .. } | Incoming::Other => {}
+            Incoming::Subscribed { refused } => {
+                if refused {
+                    cx.tally.error("subscription refused".into());
+                }
+                self.subscribed(cx);
+            }
+            Incoming::Other => {}
         }
         Ok(())
     }
@@ -143,7 +148,7 @@ impl Device {
         }
         cx.states.outstanding = cx.states.outstanding.saturating_sub(1);
         self.failures = 0;
-        self.waiting_us = (!self.flights.is_empty()).then_some(cx.now_us);
+        self.waiting_us = self.is_awaiting().then_some(cx.now_us);
         cx.tally.counts.acks_disordered += u64::from(!oldest);
         if let Outcome::Refused(code) = outcome {
             cx.tally.error(format!("publish refused: {code:#04x} ({code})"));
