@@ -73,7 +73,7 @@ impl Broker {
         }
         device.received += 1;
         let body: Value = serde_json::from_slice(&publish.payload).unwrap();
-        let cheats = device.received % CHEAT_EVERY == 0;
+        let cheats = device.received.is_multiple_of(CHEAT_EVERY);
         match self.cheat {
             Cheat::Loses if cheats => return 0,
             Cheat::Reorders if cheats => {

@@ -25,6 +25,17 @@ struct Down(std::path::PathBuf);
 
 impl Drop for Down {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in 1..=3 {
+                let log = self.0.join(format!("node-{node}/node.log"));
+                let log = fs::read_to_string(log).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                eprintln!(
+                    "node {node} ends with\n{}",
+                    lines[lines.len().saturating_sub(20)..].join("\n")
+                );
+            }
+        }
         let _ = holdfast().args(["cluster", "down", "--dir", text(&self.0)]).output();
     }
 }

@@ -294,6 +294,15 @@ impl Cluster {
         self.file.nodes.iter().filter(runs).map(|node| node.id).collect()
     }
 
+    /// Fails with the end of their logs if nodes have ended by themselves.
+    #[track_caller]
+    pub fn assert_all_run(&self) {
+        let running = self.running();
+        let ended = self.ids().into_iter().filter(|id| !running.contains(id));
+        let logs: Vec<String> = ended.map(|id| self.log_tail(id)).collect();
+        assert!(logs.is_empty(), "a node has ended\n{}", logs.join("\n"));
+    }
+
     /// `kill -9`; the process is gone when this returns.
     pub fn kill(&self, id: u64) {
         self.process(id)

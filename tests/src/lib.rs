@@ -10,4 +10,5 @@ pub mod courier;
 pub mod harness;
 pub mod powercut;
 pub mod register;
+pub mod sim;
 pub mod workload;

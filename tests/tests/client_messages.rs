@@ -77,7 +77,7 @@ fn ids(items: &[Value]) -> Vec<&str> {
 
 fn take(mailbox: &mut Mailbox, count: usize) -> Vec<Delivery> {
     (0..count)
-        .map(|_| mailbox.next().expect("a message, and not the end"))
+        .map(|_| mailbox.take().expect("a message, and not the end"))
         .collect()
 }
 

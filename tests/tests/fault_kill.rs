@@ -145,13 +145,13 @@ fn messages_survive_their_leader_and_their_gateway() {
         });
     };
     before.iter().for_each(|id| queue(&cluster, id));
-    let mut came: Vec<String> = before.iter().map(|_| held.next().unwrap().message_id).collect();
+    let mut came: Vec<String> = before.iter().map(|_| held.take().unwrap().message_id).collect();
     cluster.kill(leader);
     after.iter().for_each(|id| queue(&cluster, id));
     came.extend(
         after
             .iter()
-            .map(|_| held.next().expect("it stays connected").message_id),
+            .map(|_| held.take().expect("it stays connected").message_id),
     );
     assert_eq!(came, ids, "the new leader's come over the same connection");
     cluster.start(leader);
@@ -164,7 +164,7 @@ fn messages_survive_their_leader_and_their_gateway() {
     });
     assert!(again.session_present);
     for id in ids {
-        let delivery = again.next().expect("all of them come again");
+        let delivery = again.take().expect("all of them come again");
         assert_eq!((delivery.message_id.as_str(), delivery.dup), (id, true));
         again.acknowledge(&delivery);
     }
@@ -174,9 +174,9 @@ fn messages_survive_their_leader_and_their_gateway() {
             .expect(200)
             .json();
         let items = feedback["items"].as_array().unwrap().clone();
-        let ended = |id: &&str| items.iter().any(|item| item["message_id"] == **id);
+        let ended = |id: &&str| items.iter().any(|item| item["message_id"] == *id);
         let completed = items.iter().all(|item| item["outcome"] == "completed");
-        let all = items.len() == ids.len() && completed && ids.iter().all(|id| ended(&id));
+        let all = items.len() == ids.len() && completed && ids.iter().all(ended);
         all.then_some(()).ok_or_else(|| feedback.to_string())
     });
 }

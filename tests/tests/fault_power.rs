@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // tests run in real time
 //! Power cuts on the shipped program: what was not fsynced is gone, nothing acknowledged is.
 //!
 //! POWER_CUTS cuts under load (3; 20 under `make soak`), by turns with a disk that loses all that

@@ -8,70 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_tests::harness::{count, Cluster};
+use holdfast_tests::sim::{drive, drive_and, judged};
 use simulator::audit::{audit, Claims, Fact, Final, Findings, HttpSource, Registration, Source, Stored, Twins};
 use simulator::drive::Endpoints;
 use simulator::history::summary::summarise;
 use simulator::plan::Plan;
-use simulator::report::conclude::{conclude, Auditing};
-use simulator::report::{Report, Verdict};
+use simulator::report::Verdict;
 use simulator::run::api::{runtime, ApiError};
-use simulator::run::directory::RunFile;
-use simulator::run::{Options, View, Watcher, Wish};
 use simulator::scenario;
-
-/// Watches without a word, and does one thing at one time.
-struct Deed<F: FnMut()> {
-    at_us: u64,
-    deed: Option<F>,
-    notes: Vec<String>,
-}
-
-impl<F: FnMut()> Watcher for Deed<F> {
-    fn prepared(&mut self, _: &str) {}
-
-    fn update(&mut self, view: &View<'_>) {
-        if view.elapsed_us >= self.at_us {
-            if let Some(mut deed) = self.deed.take() {
-                deed();
-                self.notes.push("node killed".into());
-            }
-        }
-    }
-
-    fn note(&mut self, _: &str) {}
-
-    fn wish(&self) -> Wish {
-        Wish::GoOn
-    }
-
-    fn outside_notes(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.notes)
-    }
-}
-
-fn drive(text: &str, out: &Path, at: Duration, deed: impl FnMut()) -> RunFile {
-    let loaded = scenario::parse(&out.join("s.toml"), text.to_owned());
-    let loaded = loaded.unwrap_or_else(|error| panic!("{error}"));
-    let options = Options {
-        out: out.to_owned(),
-        run: 4_711,
-        worker: Vec::new(),
-        version: "test".into(),
-        resume: false,
-    };
-    let mut watcher = Deed {
-        at_us: at.as_micros() as u64,
-        deed: Some(deed),
-        notes: Vec::new(),
-    };
-    simulator::run::run(loaded, &options, &mut watcher).unwrap()
-}
-
-fn judged(out: &Path) -> Report {
-    let (report, problem) = conclude(out, Auditing::Now, &AtomicU64::new(0)).unwrap();
-    assert!(problem.is_none(), "{problem:?}");
-    report
-}
 
 /// A fleet of every kind that Holdfast takes, `scale` of each.
 fn mixed(cluster: &Path, scale: u64, seconds: u64) -> String {
@@ -124,7 +68,9 @@ fn a_mixed_fleet_survives_a_killed_node_and_all_numbers_agree() {
     let out = dir.path().join("run");
     let text = mixed(cluster.dir(), scale, seconds);
     let victim = cluster.busiest_leader();
-    let file = drive(&text, &out, Duration::from_secs(seconds / 2), || cluster.kill(victim));
+    let file = drive_and(&text, &out, Duration::from_secs(seconds / 2), "node killed", || {
+        cluster.kill(victim);
+    });
     cluster.start(victim);
     assert_eq!(file.incomplete, None);
     let report = judged(&out);
@@ -218,7 +164,7 @@ fn planted_faults_in_a_real_cluster_are_found() {
         "name = \"planted\"\n[target]\ncluster = \"{}\"\n[run]\nconnect_rate = 1000\n[operator]\ndesired_rate = 20\nread_rate = 10\n[[fleet]]\nname = \"t\"\nprofile = \"thermostat\"\ncount = 5\ninterval = \"200ms\"\n[[phase]]\nkind = \"steady\"\nduration = \"6s\"\n",
         cluster.dir().display()
     );
-    drive(&text, &out, Duration::MAX, || {});
+    drive(&text, &out);
     let report = judged(&out);
     assert_eq!(report.verdict, Verdict::Pass, "{:?} {:?}", report.reasons, report.audit);
     let found = |plant| -> Findings {
@@ -272,7 +218,7 @@ fn a_cluster_that_is_gone_for_a_while_costs_nothing_but_time() {
         "name = \"gone\"\n[target]\ncluster = \"{}\"\n[run]\nconnect_rate = 1000\nbackoff_max = \"1s\"\ndrain = \"60s\"\n[[fleet]]\nname = \"g\"\nprofile = \"constant\"\ncount = 30\nrate = 150\n[[phase]]\nkind = \"steady\"\nduration = \"24s\"\n",
         cluster.dir().display()
     );
-    drive(&text, &out, Duration::from_secs(6), || {
+    drive_and(&text, &out, Duration::from_secs(6), "all killed", || {
         cluster.kill_all();
         cluster.start_all();
     });

@@ -280,11 +280,10 @@ pub fn aim(command: &mut Command, state: &DeviceState) {
                 aim_fence(fence);
             }
         }
-        Command::RecordTelemetry { origin, .. } => {
-            if let Origin::Session { fence, .. } = origin {
-                aim_fence(fence);
-            }
-        }
+        Command::RecordTelemetry {
+            origin: Origin::Session { fence, .. },
+            ..
+        } => aim_fence(fence),
         Command::CloseSession { generation, .. } if *generation > 2 => *generation = session.generation,
         Command::AnnounceSession { generation, gateway } if *generation > 2 => {
             *generation = session.generation;

@@ -15,12 +15,14 @@ use rand::Rng;
 use super::alarm::Alarm;
 use crate::api::StartError;
 use crate::config::ClusterConfig;
+use crate::disk::DiskGuard;
 use crate::raft;
 use crate::storage::damage::{self, Damage, Found};
 use crate::storage::identity::{DirLock, Fresh, Identity, IdentityError, Wanted};
 use crate::storage::ledger::FileLedger;
 use crate::storage::memory::{MemoryLog, MemoryState};
 use crate::storage::rocks::{BlockCache, LogOptions, RocksLog, RocksState, StateOptions};
+use crate::storage::room::Room;
 use crate::storage::watched::{WatchedLog, WatchedState};
 use crate::storage::{reached, written, LogStore, StateStore, StorageOpenError};
 
@@ -37,6 +39,7 @@ pub struct Stores {
     pub starts: u64,
     /// The directory was empty.
     pub fresh: bool,
+    pub guard: Arc<DiskGuard>,
     pub log: Arc<dyn LogStore>,
     pub state: Arc<dyn StateStore>,
     pub ledger: Arc<FileLedger>,
@@ -168,13 +171,17 @@ fn open_stores(opening: &mut Opening<'_>, damage: &mut Damage) -> Result<Stores,
     let (alone, met) = (config.members.len() == 1, ledger.clone());
     let alarm = alarm(opening, move || !alone || !met.is_empty());
     let cache = BlockCache::new(config.block_cache_bytes);
-    let log = open_log(opening, &cache, fresh)?;
-    let state = open_state(opening, &cache, fresh, damage, (alarm.has_peers)())?;
+    let guard = Arc::new(DiskGuard::new(dir.clone()));
+    let watched = guard.clone();
+    let room: Room = Arc::new(move || watched.has_room());
+    let log = open_log(opening, (&cache, &room), fresh)?;
+    let state = open_state(opening, (&cache, &room), fresh, damage, (alarm.has_peers)())?;
     identity.mark_initialised(dir).map_err(identity_error)?;
     Ok(Stores {
         node_uuid: identity.node_uuid,
         starts: identity.starts,
         fresh,
+        guard,
         log: Arc::new(WatchedLog {
             store: Arc::new(log),
             on_damage: alarm.on_log_damage(),
@@ -204,13 +211,14 @@ fn open_ledger(dir: &Path) -> Result<FileLedger, Refused> {
     }
 }
 
-fn open_log(opening: &Opening<'_>, cache: &BlockCache, fresh: bool) -> Result<RocksLog, Refused> {
+fn open_log(opening: &Opening<'_>, (cache, room): (&BlockCache, &Room), fresh: bool) -> Result<RocksLog, Refused> {
     let config = opening.config;
     let dir = config.data_dir.join("log");
     let options = LogOptions {
         must_exist: !fresh,
         skip_fsync: config.unsafe_skip_log_fsync,
         skip_vote_fsync: config.unsafe_skip_vote_fsync,
+        room: room.clone(),
         ..LogOptions::new(cache.clone())
     };
     let ends = opening.fatal.clone();
@@ -244,7 +252,7 @@ pub fn missing(data_dir: &Path, shards: u16, log: &dyn LogStore) -> std::io::Res
 
 fn open_state(
     opening: &Opening<'_>,
-    cache: &BlockCache,
+    (cache, room): (&BlockCache, &Room),
     fresh: bool,
     damage: &mut Damage,
     has_peers: bool,
@@ -253,6 +261,7 @@ fn open_state(
     let dir = data_dir.join("state");
     let options = |must_exist| StateOptions {
         must_exist,
+        room: room.clone(),
         ..StateOptions::new(cache.clone())
     };
     let found = match damage.state.clone() {
@@ -301,6 +310,7 @@ fn no_stores(opening: &Opening<'_>) -> Stores {
         node_uuid: 0,
         starts: 0,
         fresh: false,
+        guard: Arc::new(DiskGuard::watching(opening.config.data_dir.clone())),
         log: Arc::new(MemoryLog::new()),
         state: Arc::new(MemoryState::new()),
         ledger: Arc::new(FileLedger::forgetful()),

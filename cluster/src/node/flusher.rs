@@ -11,7 +11,7 @@ use super::peers::Peers;
 use crate::background::Background;
 use crate::disk::DiskGuard;
 use crate::storage::reached::{self, AllReached};
-use crate::storage::reserve::DiskLevel;
+use crate::storage::room;
 use crate::storage::{written, LogStore, StateStore};
 use crate::transport::{Refusal, Transport};
 
@@ -19,7 +19,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Twice this, and the applied state of a silent device is no longer kept in memory.
 const REST_EVERY: Duration = Duration::from_secs(10);
 /// How often the disk is looked at: somebody else may fill it at once.
-const DISK_LOOK: Duration = Duration::from_millis(100);
+const DISK_LOOK: Duration = Duration::from_millis(20);
 /// Unflushed state that is flushed at once.
 const FLUSH_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -33,8 +33,15 @@ pub struct Flusher {
     /// Time after which anything unflushed is flushed.
     pub interval: Duration,
     pub dir: PathBuf,
-    /// How far the logs had come when the last flush began: on the disk since.
-    pub reached: Mutex<AllReached>,
+    /// What the last flush saw of the logs when it began.
+    pub seen: Mutex<Seen>,
+}
+
+/// How far the logs had come, and how many operations had been submitted by then.
+#[derive(Default)]
+pub struct Seen {
+    reached: AllReached,
+    submitted: u64,
 }
 
 impl Flusher {
@@ -57,12 +64,12 @@ impl Flusher {
             let held: usize = self.peers.groups().iter().map(|g| g.shared.held_bytes()).sum();
             let unflushed = self.state.unflushed_bytes().saturating_add(held as u64);
             self.report(unflushed);
-            let due = unflushed >= FLUSH_BYTES || (waited >= self.interval && unflushed > 0);
+            let due = unflushed >= FLUSH_BYTES.min(self.disk.owed_max()) || (waited >= self.interval && unflushed > 0);
             self.note_written().await;
-            // A flush that finds no room would end the process; there is none to gain by it.
-            if due && self.disk.level() < DiskLevel::Full {
+            // A flush that finds no room would stop the state's writes; there is none to gain by it.
+            if due && self.disk.can_flush() {
                 waited = Duration::ZERO;
-                self.flush().await?;
+                self.flush_if_there_is_room().await?;
             }
         }
     }
@@ -102,15 +109,34 @@ impl Flusher {
         }
     }
 
-    /// Looks how far the logs have come, and returns what the last look saw: a log that failed to
-    /// sync it would have ended this process since.
-    fn note_reached(&self) -> std::io::Result<AllReached> {
-        let mut now = AllReached::new();
+    /// Looks how far the logs have come, and returns what the last look saw, if all of that is on the
+    /// disk by now.
+    fn certainly_reached(&self) -> std::io::Result<AllReached> {
+        let mut now = Seen::default();
         for group in self.peers.groups() {
-            now.insert(group.shard, crate::raft::log::reached(&*self.log, group.shard)?);
+            now.reached
+                .insert(group.shard, crate::raft::log::reached(&*self.log, group.shard)?);
         }
-        let mut known = self.reached.lock().expect("no holder of this lock panics");
-        Ok(std::mem::replace(&mut *known, now))
+        let log = self.log.counters();
+        now.submitted = log.submitted;
+        let mut seen = self.seen.lock().expect("no holder of this lock panics");
+        let before = std::mem::replace(&mut *seen, now);
+        Ok(if log.ops >= before.submitted {
+            before.reached
+        } else {
+            AllReached::new()
+        })
+    }
+
+    /// Without room nothing was noted as durable, and the log stays: the next tick tries again.
+    async fn flush_if_there_is_room(&self) -> Result<(), PartError> {
+        match self.flush().await {
+            Err(error) if error.downcast_ref().is_some_and(room::is_full) => {
+                tracing::error!(%error, "state was not flushed");
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     /// Notes what is applied, flushes, and only then lets openraft purge up to the notes.
@@ -126,7 +152,7 @@ impl Flusher {
             self.state.clone(),
             self.log.clone(),
             self.dir.clone(),
-            self.note_reached()?,
+            self.certainly_reached()?,
         );
         self.background
             .call(move || {

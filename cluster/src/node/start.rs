@@ -26,6 +26,7 @@ use crate::asking::Asking;
 use crate::background::Background;
 use crate::catalog::{on_disk, Catalog, Stage};
 use crate::config::ClusterConfig;
+use crate::disk::DiskGuard;
 use crate::router::Router;
 use crate::service::{Service, SENDING_MAX};
 use crate::shard::runtime::ShardEnv;
@@ -139,8 +140,7 @@ pub async fn start(
     router.connect(transport.clone());
 
     let (stop, stopped) = watch::channel(false);
-    let env = shard_env(&config, &clock, &peers, &transport, &fatal, stopped);
-    let env_disk = env.disk.clone();
+    let env = shard_env(&config, &clock, &peers, &transport, (&disk.guard, &fatal), stopped);
     let replicas = Arc::new(Replicas {
         env,
         peers: peers.clone(),
@@ -198,10 +198,10 @@ pub async fn start(
         peers: peers.clone(),
         log: disk.log.clone(),
         transport: transport.clone(),
-        disk: env_disk,
+        disk: disk.guard.clone(),
         interval: config.flush_interval,
         dir: config.data_dir.clone(),
-        reached: Mutex::default(),
+        seen: Mutex::default(),
         state: disk.state.clone(),
         background: background.clone(),
     });
@@ -331,7 +331,7 @@ fn shard_env(
     clock: &Arc<dyn Clock>,
     peers: &Arc<Peers>,
     transport: &Transport,
-    fatal: &Arc<dyn Fn(String) + Send + Sync>,
+    (disk, fatal): (&Arc<DiskGuard>, &Arc<dyn Fn(String) + Send + Sync>),
     stop: watch::Receiver<bool>,
 ) -> Arc<ShardEnv> {
     let (notes, life, roles) = (peers.clone(), peers.clone(), peers.router.clone());
@@ -351,7 +351,7 @@ fn shard_env(
             roles.role_changed(shard, role);
         }),
         pace: peers.pace.clone(),
-        disk: Arc::new(crate::disk::DiskGuard::new(config.data_dir.clone())),
+        disk: disk.clone(),
         memory_pressure: Arc::default(),
         memory_full: Arc::default(),
         fatal: fatal.clone(),

@@ -40,7 +40,12 @@ const TRANSFER_DEADLINE_MS: u64 = 2_000;
 /// How long a new leader may take to commit its barrier before callers are sent away.
 const RECOVERY_PATIENCE_MS: u64 = 1_000;
 
-/// What a shard's replica can be asked from any thread.
+/// Told every change of a group's role.
+pub type RoleChanged = Arc<dyn Fn(actors::id::ShardId, &Role) + Send + Sync>;
+
+/// What a shard's replica can be asked from any thread. A box around each call would cost more than
+/// the room that the few others waste.
+#[allow(clippy::large_enum_variant)]
 pub enum ShardMsg {
     Call {
         key: DeviceKey,
@@ -106,7 +111,7 @@ pub struct ShardEnv {
     /// Set while it uses all of it: telemetry is refused.
     pub memory_full: Arc<std::sync::atomic::AtomicBool>,
     /// Called with every change of a group's role.
-    pub role_changed: Arc<dyn Fn(actors::id::ShardId, &Role) + Send + Sync>,
+    pub role_changed: RoleChanged,
     /// Ends the process, with the reason.
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
     pub stop: watch::Receiver<bool>,

@@ -200,8 +200,10 @@ mod tests {
         assert_eq!(damage.set_state_aside(dir.path(), &found, NOW).unwrap(), None);
         assert!(dir.path().join("state").exists());
         assert!(Damage::read(dir.path(), NOW).unwrap().quarantined.is_some());
-        let mut later = Damage::default();
-        later.set_aside = vec![NOW; SET_ASIDE_MAX];
+        let mut later = Damage {
+            set_aside: vec![NOW; SET_ASIDE_MAX],
+            ..Damage::default()
+        };
         let now = NOW.plus_millis(WINDOW_MS + 1);
         assert!(later.set_state_aside(dir.path(), &found, now).unwrap().is_some());
     }

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod reached;
 pub mod reserve;
 pub mod rocks;
+pub mod room;
 pub mod watched;
 pub mod written;
 
@@ -178,6 +179,9 @@ pub trait LogStore: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogCounters {
     pub fsyncs: u64,
+    /// Operations that were submitted.
+    pub submitted: u64,
+    /// Those of them that are done.
     pub ops: u64,
     pub bytes: u64,
     /// Sum of the time spent in write and sync, in microseconds.

@@ -71,7 +71,8 @@ fn show(entries: Vec<(u64, Bytes)>) -> String {
 /// Every row: operations on shard A, then what the whole log reads, its last index, and what has
 /// been recorded as purged. Read once while the operations are queued and once when they are durable.
 pub fn entries_follow_the_operations(open: &dyn Fn() -> Box<dyn LogStore>) {
-    let rows: Vec<(Vec<LogOp>, &str, Option<u64>, Option<&str>)> = vec![
+    type Row = (Vec<LogOp>, &'static str, Option<u64>, Option<&'static str>);
+    let rows: Vec<Row> = vec![
         (vec![], "", None, None),
         (vec![append(A, 1, &[])], "", None, None),
         (

@@ -1,4 +1,5 @@
 //! What the stores promise, asked of every implementation.
+#![allow(clippy::unwrap_used)]
 
 /// Makes a test of each promise of a contract, for one way to open a store in a new directory.
 macro_rules! contract {
@@ -50,6 +51,7 @@ macro_rules! state_contract_tests {
     };
 }
 
+mod full_disk;
 mod log_contract;
 mod memory;
 mod rocks_log;

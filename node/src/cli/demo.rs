@@ -3,32 +3,33 @@
 //! Runs for about a minute and leaves nothing behind, also when it is interrupted or fails.
 
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use chaos::verdict::{grouped, Summary};
-use chaos::{read_back, Fact, Findings, ReadBack, Verdict};
+use chaos::verdict::Summary;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use simulator::fleet::Timing;
-use simulator::{Fleet, FleetConfig, Ledger, Load, Progress};
+use simulator::audit::{Fact, Findings};
+use simulator::report::conclude::{conclude, Auditing};
+use simulator::report::numbers::grouped;
+use simulator::report::{Report, Verdict};
+use simulator::run::{self, Options, View, Watcher, Wish};
+use simulator::scenario::{self, Loaded};
 
 use super::local::{HarnessError, Interrupt, LocalCluster, Plan};
 
 /// The test equipment failed; nothing is said about the product.
 const EXIT_HARNESS: u8 = 75;
-/// Messages a second of one device.
-const RATE_PER_DEVICE: f64 = 20.0;
-/// Well below the packet ids a node remembers per device, so that G3 holds for MQTT 3.1.1 as well.
-const WINDOW: u16 = 16;
-const TWIN_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the killed node stays away.
 const AWAY: Duration = Duration::from_secs(4);
-/// How long unanswered publishes may take after the last one was sent.
-const DRAIN: Duration = Duration::from_secs(20);
-const CONNECT_DEADLINE: Duration = Duration::from_secs(60);
-const READ_DEADLINE: Duration = Duration::from_secs(30);
+/// Connections opened a second before the fleet publishes in full.
+const CONNECT_RATE: u32 = 200;
+/// Names the only run of the demo in message ids.
+const RUN: u32 = 1;
+/// What the fleet does, beside how many and how long.
+const SCENARIO: &str = include_str!("demo.toml");
 
 /// Run a local cluster under load, kill a node, and check that nothing acknowledged is lost
 #[derive(Args, Clone, Debug)]
@@ -90,7 +91,7 @@ fn failed(error: &HarnessError) -> u8 {
 }
 
 fn demo(args: &DemoArgs, interrupt: &Interrupt) -> Result<u8, HarnessError> {
-    let mut screen = Screen::new(args.duration);
+    let mut screen = Screen::new(args.duration + ramp(args.devices));
     screen.say(&format!("starting {} nodes", args.nodes));
     let mut cluster = LocalCluster::up(
         Plan {
@@ -105,155 +106,209 @@ fn demo(args: &DemoArgs, interrupt: &Interrupt) -> Result<u8, HarnessError> {
         "{nodes} nodes serve {shards} shards; connecting {} devices",
         args.devices
     ));
-    let fleet = connect(args, &cluster, interrupt)?;
-    fleet.publish();
-    disturb(args, &mut cluster, &fleet, &mut screen, interrupt)?;
-    screen.say("waiting for the last acknowledgements");
-    let report = fleet.finish(DRAIN).map_err(|e| HarnessError::new("the fleet", e))?;
-    let ledger = Arc::new(report.ledger);
-    screen.say(&format!(
-        "reading back {} acknowledged messages",
-        grouped(ledger.acknowledged())
-    ));
-    let findings = read(&cluster, ledger.clone(), interrupt)?;
+    let out = cluster.dir().with_file_name("report");
+    let loaded = scenario(args, cluster.dir(), &out)?;
+    let options = Options {
+        out: out.clone(),
+        run: RUN,
+        worker: Vec::new(),
+        version: format!("holdfast {}", env!("CARGO_PKG_VERSION")),
+        resume: false,
+    };
+    let mut course = Course::new(args, &mut cluster, &mut screen, interrupt);
+    let ran = run::run(loaded, &options, &mut course);
+    course.finish()?;
+    ran.map_err(|e| HarnessError::new("the fleet", e))?;
+    screen.say("reading back what was acknowledged");
+    let report = judge(&out, interrupt)?;
     screen.clear();
     if args.keep {
         println!("kept: {}", cluster.dir().display());
+        println!("report: {}", out.join("report.html").display());
     }
-    let verdict = Verdict::of(&findings);
-    print_verdict(&findings, &ledger, &verdict, (nodes, shards));
-    Ok(verdict.exit_code())
+    print_verdict(&report, (nodes, shards));
+    Ok(report.verdict.exit_code())
 }
 
-fn connect(args: &DemoArgs, cluster: &LocalCluster, interrupt: &Interrupt) -> Result<Fleet, HarnessError> {
-    let devices = args.devices as usize;
-    let config = FleetConfig {
-        endpoints: cluster.mqtt(),
-        devices,
-        device_prefix: "demo".into(),
-        load: Load::open(RATE_PER_DEVICE * devices as f64, devices, WINDOW),
-        timing: Timing {
-            twin_interval: Some(TWIN_INTERVAL),
-            ack_timeout: Duration::from_secs(2),
-            ..Default::default()
-        },
-        message_ids: true,
-        shards: cluster.file.shards,
-        ..Default::default()
-    };
-    let fleet = Fleet::start(config).map_err(|e| HarnessError::new("the fleet", e))?;
-    let end = Instant::now() + CONNECT_DEADLINE;
-    while !fleet.wait_connected(devices, Duration::from_millis(100)) {
-        interrupt.check()?;
-        if Instant::now() > end {
-            let connected = Progress::read(&fleet.progress.connected);
-            return Err(HarnessError::Failed(format!(
-                "only {connected} of {devices} devices could connect"
-            )));
+/// How long connecting takes; the load rises meanwhile.
+fn ramp(devices: u32) -> Duration {
+    Duration::from_secs(u64::from(devices.div_ceil(CONNECT_RATE)).max(2))
+}
+
+fn scenario(args: &DemoArgs, cluster: &Path, out: &Path) -> Result<Loaded, HarnessError> {
+    let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
+    let text = SCENARIO
+        .replace("@CLUSTER@", &quoted(cluster))
+        .replace("@DEVICES@", &args.devices.to_string())
+        .replace("@RAMP@", &format!("{}ms", ramp(args.devices).as_millis()))
+        .replace("@DURATION@", &format!("{}ms", args.duration.as_millis()));
+    scenario::parse(&out.join("scenario.toml"), text).map_err(|e| HarnessError::new("the demo's scenario", e))
+}
+
+/// What happens to the cluster while the fleet runs: in the middle a leader is killed, and later
+/// started again.
+struct Course<'a> {
+    cluster: &'a mut LocalCluster,
+    screen: &'a mut Screen,
+    interrupt: &'a Interrupt,
+    kill_at: Duration,
+    heal_at: Duration,
+    victim: Option<u64>,
+    /// Starting takes a while and the fleet goes on meanwhile.
+    healing: Option<JoinHandle<Result<(), HarnessError>>>,
+    healed: bool,
+    notes: Vec<String>,
+    failure: Option<HarnessError>,
+}
+
+impl<'a> Course<'a> {
+    fn new(args: &DemoArgs, cluster: &'a mut LocalCluster, screen: &'a mut Screen, interrupt: &'a Interrupt) -> Self {
+        let kill_at = ramp(args.devices) + args.duration / 2;
+        Self {
+            cluster,
+            screen,
+            interrupt,
+            kill_at,
+            heal_at: kill_at + AWAY.min(args.duration / 4),
+            victim: None,
+            healing: None,
+            healed: false,
+            notes: Vec::new(),
+            failure: None,
         }
     }
-    Ok(fleet)
+
+    fn kill(&mut self) -> Result<(), HarnessError> {
+        let (victim, led) = self.cluster.busiest_leader()?;
+        let process = self.cluster.process(victim)?;
+        process.kill().map_err(|e| HarnessError::new("the kill", e))?;
+        self.victim = Some(victim);
+        let shards = self.cluster.file.shards;
+        self.tell(format!("kill -9 of node {victim}, which led {led} of {shards} shards"));
+        Ok(())
+    }
+
+    fn heal(&mut self, victim: u64) {
+        self.tell(format!("starting node {victim} again"));
+        self.healing = Some(std::thread::spawn(self.cluster.starter(victim)));
+    }
+
+    /// Waits for the node that was started; the cluster is whole again afterwards.
+    fn join(&mut self) -> Result<(), HarnessError> {
+        if let Some(healing) = self.healing.take() {
+            let healed = healing.join();
+            healed.map_err(|_| HarnessError::Failed("the restart panicked".into()))??;
+            self.cluster.reload()?;
+            self.healed = true;
+            if let Some(victim) = self.victim {
+                self.tell(format!("node {victim} serves again"));
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, text: String) {
+        self.screen.note(&text);
+        self.notes.push(text);
+    }
+
+    fn disturb(&mut self, elapsed: Duration) -> Result<(), HarnessError> {
+        match self.victim {
+            None if elapsed >= self.kill_at => self.kill(),
+            Some(victim) if elapsed >= self.heal_at && self.healing.is_none() && !self.healed => {
+                self.heal(victim);
+                Ok(())
+            }
+            _ if self.healing.as_ref().is_some_and(JoinHandle::is_finished) => self.join(),
+            _ => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// The user interrupted, or a node could not be killed or started again.
+    fn finish(mut self) -> Result<(), HarnessError> {
+        let joined = self.join();
+        self.interrupt.check()?;
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => joined,
+        }
+    }
 }
 
-/// Load for the whole duration; in the middle a leader is killed, and later started again.
-fn disturb(
-    args: &DemoArgs,
-    cluster: &mut LocalCluster,
-    fleet: &Fleet,
-    screen: &mut Screen,
-    interrupt: &Interrupt,
-) -> Result<(), HarnessError> {
-    let started = Instant::now();
-    watch(fleet, screen, started, args.duration / 2, interrupt)?;
-    let (victim, led) = cluster.busiest_leader()?;
-    cluster
-        .process(victim)?
-        .kill()
-        .map_err(|e| HarnessError::new("the kill", e))?;
-    screen.note(&format!(
-        "kill -9 of node {victim}, which led {led} of {} shards",
-        cluster.file.shards
-    ));
-    let away = AWAY.min(args.duration / 4);
-    watch(fleet, screen, started, args.duration / 2 + away, interrupt)?;
-    screen.note(&format!("starting node {victim} again"));
-    // Starting takes a while and the fleet is watched meanwhile. When this function is left by an
-    // error, the command ends by the same interrupt or with the cluster's directory.
-    let healing = std::thread::spawn(cluster.starter(victim));
-    let watched = watch(fleet, screen, started, args.duration, interrupt);
-    let healed = healing
-        .join()
-        .map_err(|_| HarnessError::Failed("the restart panicked".into()))?;
-    watched.and(healed)?;
-    screen.note(&format!("node {victim} serves again"));
-    cluster.reload()
-}
+impl Watcher for Course<'_> {
+    fn prepared(&mut self, _: &str) {}
 
-/// Shows the fleet's counters until `until` after `started`.
-fn watch(
-    fleet: &Fleet,
-    screen: &mut Screen,
-    started: Instant,
-    until: Duration,
-    interrupt: &Interrupt,
-) -> Result<(), HarnessError> {
-    let progress = &fleet.progress;
-    while started.elapsed() < until {
-        interrupt.sleep(Duration::from_millis(200).min(until.saturating_sub(started.elapsed())))?;
+    fn update(&mut self, view: &View<'_>) {
+        let elapsed = Duration::from_micros(view.elapsed_us);
         let counts = format!(
-            "{} acknowledged, {} twin reports, {} of {} devices connected, {} reconnects",
-            grouped(Progress::read(&progress.acknowledged)),
-            grouped(Progress::read(&progress.twin_acknowledged)),
-            Progress::read(&progress.connected),
-            fleet.devices(),
-            grouped(Progress::read(&progress.reconnects)),
+            "{} acknowledged, {} twin reports, {} of {} devices connected, {} connections lost",
+            grouped(view.total.counts.acked),
+            grouped(view.total.counts.reports_acked),
+            view.states.connected,
+            view.devices,
+            grouped(view.total.counts.lost),
         );
-        screen.progress(started.elapsed(), &counts);
+        self.screen.progress(elapsed, &counts);
+        if self.failure.is_none() && view.mode == simulator::drive::Mode::Run {
+            self.failure = self.disturb(elapsed).err();
+        }
     }
-    Ok(())
+
+    fn note(&mut self, _: &str) {}
+
+    fn wish(&self) -> Wish {
+        match self.failure.is_some() || self.interrupt.check().is_err() {
+            true => Wish::Abort,
+            false => Wish::GoOn,
+        }
+    }
+
+    fn outside_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
 }
 
-fn read(cluster: &LocalCluster, ledger: Arc<Ledger>, interrupt: &Interrupt) -> Result<Findings, HarnessError> {
-    let from = ReadBack {
-        nodes: cluster.http(),
-        token: cluster.file.token.clone(),
-        request_deadline: READ_DEADLINE,
-    };
-    cluster.runtime().block_on(async {
-        let interrupted = async {
-            while interrupt.check().is_ok() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::select! {
-            findings = read_back(from, ledger, Arc::new(AtomicU64::new(0))) => {
-                findings.map_err(|e| HarnessError::new("reading back", e))
-            }
-            () = interrupted => Err(HarnessError::Interrupted),
-        }
-    })
+/// Reads everything back. When the user interrupts, the reading thread is left alone and ends with
+/// the command.
+fn judge(out: &Path, interrupt: &Interrupt) -> Result<Report, HarnessError> {
+    let dir: PathBuf = out.to_owned();
+    let reading = std::thread::spawn(move || conclude(&dir, Auditing::Now, &AtomicU64::new(0)));
+    while !reading.is_finished() {
+        interrupt.sleep(Duration::from_millis(50))?;
+    }
+    let concluded = reading
+        .join()
+        .map_err(|_| HarnessError::Failed("reading back panicked".into()))?;
+    match concluded {
+        Ok((report, None)) => Ok(report),
+        Ok((_, Some(error))) | Err(error) => Err(HarnessError::new("reading back", error)),
+    }
 }
 
 /// The verdict line is the last one, whatever was found.
-fn print_verdict(findings: &Findings, ledger: &Ledger, verdict: &Verdict, (nodes, shards): (usize, usize)) {
+fn print_verdict(report: &Report, (nodes, shards): (usize, usize)) {
+    let none = Findings::default();
+    let (counts, audit) = (&report.counts, report.audit.as_ref().unwrap_or(&none));
     println!(
-        "{} telemetry messages and {} twin reports acknowledged, {} answers unknown ({} of them stored), {} reconnects",
-        grouped(findings.acknowledged),
-        grouped(findings.twin_acknowledged),
-        grouped(findings.unknown_stored + findings.unknown_absent),
-        grouped(findings.unknown_stored),
-        grouped(ledger.reconnects()),
+        "{} telemetry messages and {} twin reports acknowledged, {} answers unknown ({} of them stored), {} connections lost",
+        grouped(counts.acked),
+        grouped(counts.reports_acked),
+        grouped(audit.unknown_stored + audit.unknown_absent),
+        grouped(audit.unknown_stored),
+        grouped(counts.lost),
     );
-    match verdict {
-        Verdict::Pass => {}
-        Verdict::Violation { facts } => facts.iter().for_each(|fact| println!("BROKEN {fact}")),
-        Verdict::HarnessFailure { reason } => println!("no verdict: {reason}"),
+    for violation in audit.violations.iter().take(20) {
+        println!("BROKEN {violation}");
+    }
+    if report.verdict != Verdict::Pass {
+        println!("{}: {}", report.verdict, report.reasons.join("; "));
     }
     let summary = Summary {
-        acknowledged: findings.acknowledged + findings.twin_acknowledged,
-        lost: findings.lost() + findings.count(Fact::AckedTwinVersionsSurvive),
-        duplicated: findings.duplicated(),
-        longest_gap: ledger.longest_gap(),
+        acknowledged: counts.acked + counts.reports_acked,
+        lost: audit.count(Fact::AckedSurvive) + audit.count(Fact::TwinWritesSurvive),
+        duplicated: audit.count(Fact::StoredOnce),
+        longest_gap: Duration::from_secs_f64(report.longest_wait_ms / 1e3),
         nodes,
         shards,
     };
@@ -323,6 +378,26 @@ impl Drop for Screen {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// The scenario is sound for the least and for the most that the command line allows.
+    #[test]
+    fn the_scenario_is_sound_for_every_size() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: DemoArgs,
+        }
+        for (devices, duration) in [("1", "10s"), ("100", "30s"), ("10000", "1h")] {
+            let line = Line::parse_from(["demo", "--devices", devices, "--duration", duration]);
+            let out = Path::new("/tmp/a \"demo\"");
+            let loaded = scenario(&line.args, out, out).unwrap();
+            assert_eq!(loaded.scenario.fleet[0].count.to_string(), devices);
+            let seconds: f64 = loaded.scenario.phase.iter().map(|p| p.duration.as_secs_f64()).sum();
+            assert_eq!(seconds, (line.args.duration + ramp(line.args.devices)).as_secs_f64());
+            assert!(loaded.scenario.audit.enabled);
+        }
+    }
 
     #[test]
     fn durations_are_read_with_their_unit() {

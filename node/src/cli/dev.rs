@@ -54,7 +54,7 @@ fn remove(temporary: tempfile::TempDir) -> Result<(), Failure> {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) if tries == REMOVE_TRIES => {
-                return Err(Failure::disk(&format!("cannot remove {}", path.display()), &error));
+                return Err(Failure::disk(format!("cannot remove {}", path.display()), &error));
             }
             Err(_) => std::thread::sleep(std::time::Duration::from_millis(100)),
         }

@@ -238,7 +238,8 @@ fn origins(reader: &mut Reader<'_>) -> Vec<String> {
     let text = reader.optional_text("listen", "ws_origins").unwrap_or_default();
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     let origins: Vec<String> = items.map(str::to_owned).collect();
-    let odd = |origin: &&String| *origin != "*" && !(origin.contains("://") && !origin.ends_with('/'));
+    let is_origin = |text: &str| text.contains("://") && !text.ends_with('/');
+    let odd = |origin: &&String| *origin != "*" && !is_origin(origin);
     if let Some(odd) = origins.iter().find(odd) {
         let reason = format!("{odd:?} is no origin; write SCHEME://HOST, such as \"https://app.example\", or \"*\"");
         reader.refuse("listen", "ws_origins", reason);

@@ -58,7 +58,7 @@ pub async fn post(context: Context, path: web::Path<(String, String)>, body: Bod
         false => body.object(&[JSON])?,
     };
     let timeout = timeout(request.timeout_ms, context.asked())?;
-    let payload = request.payload.map_or("null".into(), |json| Box::<str>::from(json));
+    let payload = request.payload.map_or("null".into(), Box::<str>::from);
     if payload.len() > METHOD_BYTES_MAX {
         return Err(Problem::new(
             Kind::TooLarge,

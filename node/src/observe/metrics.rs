@@ -79,6 +79,8 @@ metrics_table! {
         "Flushes of the state store.";
     DISK_FREE Gauge "holdfast_disk_free_bytes" [] "bytes"
         "Bytes free on the data directory's disk; see docs/operations.md for what is refused when.";
+    MEMORY_LIMIT Gauge "holdfast_memory_limit_bytes" [] "bytes"
+        "Resident memory that limits.memory_bytes_max allows; at seven eighths of it devices are let go, at fifteen sixteenths telemetry is refused.";
     MQTT_CONNECTIONS Gauge "holdfast_mqtt_connections" [] "connections"
         "Open device connections of this node.";
     DEVICES_ACTIVE Gauge "holdfast_devices_active" ["shard"] "devices"
@@ -137,6 +139,8 @@ metrics_table! {
         "CPU time of the process, user and system.";
     PROCESS_OPEN_FDS Gauge "process_open_fds" [] "descriptors"
         "Open file descriptors of the process.";
+    PROCESS_MAX_FDS Gauge "process_max_fds" [] "descriptors"
+        "File descriptors that the process may open.";
     PROCESS_THREADS Gauge "process_threads" [] "threads"
         "Threads of the process.";
 }
@@ -199,6 +203,7 @@ impl Metrics {
             (names::PROCESS_RESIDENT_MEMORY, figures.resident_bytes as f64),
             (names::PROCESS_CPU, figures.cpu_seconds),
             (names::PROCESS_OPEN_FDS, figures.open_fds as f64),
+            (names::PROCESS_MAX_FDS, figures.max_fds as f64),
             (names::PROCESS_THREADS, figures.threads as f64),
         ] {
             let metric = find(name).expect("names come from the table");

@@ -1,12 +1,14 @@
 //! What the operating system says of this process, from /proc/self.
 
-use nix::sys::resource::{getrusage, UsageWho};
+use nix::sys::resource::{getrlimit, getrusage, Resource, UsageWho};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ProcessFigures {
     pub resident_bytes: u64,
     pub cpu_seconds: f64,
     pub open_fds: u64,
+    /// How many it may open.
+    pub max_fds: u64,
     pub threads: u64,
 }
 
@@ -29,6 +31,7 @@ pub fn read() -> ProcessFigures {
         resident_bytes: status_field(&status, "VmRSS:").unwrap_or(0) * 1024,
         cpu_seconds: cpu_seconds().unwrap_or(0.0),
         open_fds: open_fds().unwrap_or(0),
+        max_fds: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
         threads: status_field(&status, "Threads:").unwrap_or(0),
     }
 }
@@ -60,7 +63,7 @@ mod tests {
         assert!(figures.resident_bytes > 64 * 1024);
         assert!(resident_bytes() > 64 * 1024);
         assert!(figures.threads >= 1);
-        assert!(figures.open_fds >= 1);
+        assert!(figures.open_fds >= 1 && figures.max_fds >= figures.open_fds);
         assert!(figures.cpu_seconds >= 0.0);
     }
 

@@ -37,12 +37,12 @@ impl RecentLines {
     pub fn text(&self, bytes_max: usize) -> String {
         let Ok(kept) = self.0.lock() else { return String::new() };
         let mut left = bytes_max;
-        let fits = |line: &&Box<[u8]>| {
+        let fits = |line: &&[u8]| {
             let fits = line.len() <= left;
             left = left.saturating_sub(line.len());
             fits
         };
-        let chosen: Vec<&Box<[u8]>> = kept.lines.iter().rev().take_while(fits).collect();
+        let chosen: Vec<&[u8]> = kept.lines.iter().rev().map(AsRef::as_ref).take_while(fits).collect();
         let bytes: Vec<u8> = chosen.into_iter().rev().flat_map(|line| line.iter().copied()).collect();
         without_colours(&String::from_utf8_lossy(&bytes))
     }

@@ -18,7 +18,7 @@ use crate::config::NodeConfig;
 use crate::gateway::{Gates, Gateway, Registry};
 use crate::http::{HttpConfig, HttpServer};
 use crate::observe::logs;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{names, Metrics};
 
 /// How much longer than its deadline a stop may take before the process just ends.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -144,7 +144,11 @@ const MEMORY_LOOK: Duration = Duration::from_millis(200);
 fn watch_memory(cluster: Cluster, control: &Control) {
     let bound = Arc::new(AtomicU64::new(u64::MAX));
     let taken = bound.clone();
-    control.on_reload(move |config| taken.store(config.limits.memory_bytes_max, Ordering::Relaxed));
+    control.on_reload(move |config| {
+        let bytes_max = config.limits.memory_bytes_max;
+        taken.store(bytes_max, Ordering::Relaxed);
+        metrics::gauge!(names::MEMORY_LIMIT).set(bytes_max as f64);
+    });
     actix_rt::spawn(async move {
         loop {
             tokio::time::sleep(MEMORY_LOOK).await;

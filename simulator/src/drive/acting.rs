@@ -13,14 +13,22 @@ use crate::profiles::outage::Outages;
 use crate::profiles::updating::{Act, Updater};
 
 impl Machines {
-    pub fn new(plan: &DevicePlan, fleet: &FleetContext, is_rival: bool, chance: &mut Chance, cx: &Context) -> Self {
+    /// `from_us`: when the device connects first. Storms before are over, outages are stepped over.
+    pub fn new(
+        plan: &DevicePlan,
+        fleet: &FleetContext,
+        is_rival: bool,
+        from_us: u64,
+        chance: &mut Chance,
+        cx: &Context,
+    ) -> Self {
         let profile = &fleet.profile;
         let outages = profile.connectivity.as_ref().filter(|_| !is_rival);
         let storms = if is_rival {
             Vec::new()
         } else {
             let mut storms = cx.plan.roster.storms(&cx.plan.loaded, &cx.plan.curve, plan.device);
-            storms.retain(|at| *at >= plan.connect_us);
+            storms.retain(|at| *at >= from_us);
             storms
         };
         let mut outages = outages.map(|connectivity| Outages::begin(connectivity, chance));
@@ -207,10 +215,7 @@ impl Device {
     /// Asks for everything the profile lives by; a server that kept the session knows already.
     pub fn subscribe(&mut self, is_known: bool, cx: &mut Context) {
         let profile = &self.fleet.profile;
-        let (has_twin, obeys) = (
-            profile.twin.is_some(),
-            profile.twin.as_ref().is_some_and(|twin| !twin.obey.is_empty()) || profile.firmware.is_some(),
-        );
+        let has_twin = profile.twin.is_some();
         if !is_known {
             let id = &self.plan.id;
             let filters = [
@@ -222,16 +227,35 @@ impl Device {
             let mut out = bytes::BytesMut::new();
             for (_, filter) in filters.iter().filter(|(wanted, _)| *wanted) {
                 let packet_id = NonZeroU16::new(self.flights.packet_id()).expect("packet ids are not 0");
-                if self.codec.subscribe(packet_id, filter, &mut out).is_err() {
-                    cx.tally.error("subscription that cannot be written".into());
+                match self.codec.subscribe(packet_id, filter, &mut out) {
+                    Ok(()) => self.subscribing += 1,
+                    Err(_) => cx.tally.error("subscription that cannot be written".into()),
                 }
             }
             if let Some(wire) = &mut self.wire {
                 wire.out.extend_from_slice(&out);
             }
         }
-        // What changed while it was away reaches it by asking.
-        if has_twin && obeys {
+        if self.subscribing == 0 {
+            self.catch_up(cx);
+        }
+    }
+
+    /// A SUBACK came.
+    pub fn subscribed(&mut self, cx: &mut Context) {
+        self.subscribing = self.subscribing.saturating_sub(1);
+        if self.subscribing == 0 {
+            self.waiting_us = self.is_awaiting().then_some(cx.now_us);
+            self.catch_up(cx);
+        }
+    }
+
+    /// What changed while it was away reaches a device by asking. It asks when its subscriptions
+    /// are in force: a change between the answer and an earlier SUBACK would reach nobody.
+    fn catch_up(&mut self, cx: &mut Context) {
+        let profile = &self.fleet.profile;
+        let obeys = profile.twin.as_ref().is_some_and(|twin| !twin.obey.is_empty());
+        if profile.twin.is_some() && (obeys || profile.firmware.is_some()) {
             self.ask_twin(cx);
         }
     }

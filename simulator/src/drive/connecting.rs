@@ -128,10 +128,10 @@ impl Device {
         self.backlog = None;
         self.flights.drop_gets();
         self.resend(cx);
-        self.waiting_us = (!self.flights.is_empty()).then_some(cx.now_us);
         if !self.is_rival && self.plan.protocol != Protocol::Http && cx.is_holdfast() {
             self.subscribe(session_present && self.was_connected, cx);
         }
+        self.waiting_us = self.is_awaiting().then_some(cx.now_us);
         self.was_connected = true;
         self.machines
             .connected(&self.plan.habits, cx.scenario_now_us(), &mut self.chance);
@@ -269,5 +269,6 @@ impl Device {
             wire.close(&cx.registry);
         }
         (self.waiting_us, self.ping_us, self.twin.asked_us) = (None, None, None);
+        self.subscribing = 0;
     }
 }

@@ -84,6 +84,8 @@ pub struct Device {
     pub token: Token,
     pub plan: DevicePlan,
     pub fleet: Rc<FleetContext>,
+    /// When it connects first: as planned, or later in a run that is gone on with. Scenario µs.
+    pub from_us: u64,
     /// Shares its id with another device and has no messages of its own.
     pub is_rival: bool,
     pub subjects: Vec<Subject>,
@@ -98,6 +100,8 @@ pub struct Device {
     pub ready_us: u64,
     /// Until when it was away on purpose: what fell due before is meant to be sent then. Real µs.
     pub excused_us: u64,
+    /// Subscriptions that the server has not answered yet.
+    pub subscribing: u8,
     /// Since when an acknowledgement is awaited without progress.
     pub waiting_us: Option<u64>,
     pub written_us: u64,
@@ -116,7 +120,17 @@ pub struct Device {
 }
 
 impl Device {
-    pub fn new(plan: DevicePlan, fleet: Rc<FleetContext>, token: Token, is_rival: bool, cx: &Context) -> Self {
+    /// `from_us` as in the field; `steps` bounds what is stepped over, see [`Plan::cursors_from`].
+    ///
+    /// [`Plan::cursors_from`]: crate::plan::Plan::cursors_from
+    pub fn new(
+        plan: DevicePlan,
+        fleet: Rc<FleetContext>,
+        token: Token,
+        is_rival: bool,
+        (from_us, steps): (u64, &mut u64),
+        cx: &Context,
+    ) -> Self {
         let seed = cx.plan.loaded.scenario.seed;
         let mut chance = Chance::fork(seed, &[salt("drive"), u64::from(plan.device), u64::from(is_rival)]);
         let version = if plan.protocol.is_v5() {
@@ -124,7 +138,7 @@ impl Device {
         } else {
             Version::V311
         };
-        let machines = Machines::new(&plan, &fleet, is_rival, &mut chance, cx);
+        let machines = Machines::new(&plan, &fleet, is_rival, from_us, &mut chance, cx);
         let mut device = Self {
             endpoint: (plan.device as usize).wrapping_add(usize::from(is_rival)),
             token,
@@ -138,6 +152,7 @@ impl Device {
             window: 1,
             ready_us: 0,
             excused_us: 0,
+            subscribing: 0,
             waiting_us: None,
             written_us: 0,
             ping_us: None,
@@ -153,17 +168,18 @@ impl Device {
             timer_us: u64::MAX,
             plan,
             fleet,
+            from_us,
             is_rival,
             chance,
         };
         if !is_rival {
-            device.begin_subjects(cx);
+            device.begin_subjects(steps, cx);
             device.begin_reports();
         }
         device
     }
 
-    fn begin_subjects(&mut self, cx: &Context) {
+    fn begin_subjects(&mut self, steps: &mut u64, cx: &Context) {
         for child in 0..=self.plan.children {
             let id = match child {
                 0 => self.plan.id.clone(),
@@ -175,7 +191,10 @@ impl Device {
                 at: self.plan.at,
                 clock_skew_ms: self.plan.habits.clock_skew_ms,
             };
-            let cursors = cx.plan.cursors(&self.plan, child, sender);
+            let cursors = match self.from_us > self.plan.connect_us {
+                true => cx.plan.cursors_from(&self.plan, child, sender, self.from_us, steps),
+                false => cx.plan.cursors(&self.plan, child, sender),
+            };
             for (at, cursor) in cursors.iter().enumerate() {
                 self.due.push(cursor.at_us, child as u16, at as u8);
             }
@@ -192,8 +211,13 @@ impl Device {
         let interval = self.fleet.profile.twin.as_ref().and_then(|twin| twin.report_interval);
         if let Some(interval) = interval {
             let place = self.chance.unit();
-            self.twin.report_due_us = self.plan.connect_us + (interval.micros() as f64 * place) as u64;
+            self.twin.report_due_us = self.from_us + (interval.micros() as f64 * place) as u64;
         }
+    }
+
+    /// Whether an answer of the server is due.
+    pub fn is_awaiting(&self) -> bool {
+        !self.flights.is_empty() || self.subscribing > 0
     }
 
     pub fn is_live(&self) -> bool {
@@ -212,7 +236,7 @@ impl Device {
             State::Done => return,
             _ if cx.mode == Mode::Abort => return self.finish(cx),
             State::Waiting if cx.mode != Mode::Run => return self.finish(cx),
-            State::Waiting if cx.now_us >= cx.clock.real_us(self.plan.connect_us) => self.connect(cx),
+            State::Waiting if cx.now_us >= cx.clock.real_us(self.from_us) => self.connect(cx),
             State::Connecting { since_us } | State::Opening { since_us } => self.check_opening(since_us, cx),
             State::BackingOff { until_us } if cx.now_us >= until_us => self.connect(cx),
             // What it kept is sent before the run ends; who is bricked has nothing to send.
@@ -292,7 +316,7 @@ impl Device {
         let run = &cx.plan.loaded.scenario.run;
         self.wake_us = match self.state {
             State::Done => u64::MAX,
-            State::Waiting => real(self.plan.connect_us),
+            State::Waiting => real(self.from_us),
             State::Connecting { since_us } | State::Opening { since_us } => {
                 (since_us + run.connect_timeout.micros()).min(self.backlog_wake(cx))
             }

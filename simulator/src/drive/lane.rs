@@ -35,6 +35,8 @@ const TICK_US: u64 = 200_000;
 const SLEEP_MAX_US: u64 = 50_000;
 /// Timers served before sockets get their turn again.
 const TIMERS_PER_TURN: usize = 1_024;
+/// Messages that a run which is gone on with steps over, per thread: a few seconds of work.
+const STEPS_MAX: u64 = 20_000_000;
 const TIMER: Token = Token(usize::MAX - 1);
 
 /// When a device of a run that goes on connects again: at the connect rate. Scenario µs.
@@ -137,34 +139,36 @@ impl Lane {
         let fleets: Vec<_> = (0..plan.loaded.scenario.fleet.len())
             .map(|at| FleetContext::new(&plan, at))
             .collect();
+        let mut steps = STEPS_MAX;
         for number in (index..plan.roster.devices()).step_by(of as usize) {
-            let mut device = plan.device(number);
-            if resume_us > 0 {
-                device.connect_us =
-                    device
-                        .connect_us
-                        .max(again_us(&plan, number, self.cx.clock.scenario_us(resume_us)));
-            }
+            let device = plan.device(number);
+            let from_us = match resume_us {
+                0 => device.connect_us,
+                at_us => again_us(&plan, number, self.cx.clock.scenario_us(at_us)).max(device.connect_us),
+            };
             let fleet = fleets[device.fleet].clone();
             if device.habits.has_rival {
                 let mut rival = device.clone();
                 rival.children = 0;
                 rival.habits = Default::default();
-                rival.connect_us += 2_000_000;
-                self.add(Device::new(
-                    rival,
-                    fleet.clone(),
-                    Token(self.devices.len()),
-                    true,
-                    &self.cx,
-                ));
+                let (token, late_us) = (Token(self.devices.len()), from_us + 2_000_000);
+                let fleet = fleet.clone();
+                self.add(Device::new(rival, fleet, token, true, (late_us, &mut steps), &self.cx));
             }
-            self.add(Device::new(device, fleet, Token(self.devices.len()), false, &self.cx));
+            let token = Token(self.devices.len());
+            self.add(Device::new(
+                device,
+                fleet,
+                token,
+                false,
+                (from_us, &mut steps),
+                &self.cx,
+            ));
         }
     }
 
     fn add(&mut self, mut device: Device) {
-        device.wake_us = self.cx.clock.real_us(device.plan.connect_us);
+        device.wake_us = self.cx.clock.real_us(device.from_us);
         device.timer_us = device.wake_us;
         self.timers.push(Reverse((device.wake_us, self.devices.len() as u32)));
         self.cx.states.waiting += 1;

@@ -3,7 +3,7 @@
 use bytestring::ByteString;
 use serde_json::{Map, Value};
 
-use super::context::Context;
+use super::context::{Context, Mode};
 use super::device::{Device, State};
 use super::errors::Fault;
 use super::flight::What;
@@ -75,8 +75,13 @@ impl Device {
                 self.message(&topic, &payload, cx);
             }
             Incoming::Disconnected { code } => return Err(Fault::Disconnected(code)),
-            Incoming::Subscribed { refused: true } => cx.tally.error("subscription refused".into()),
-            Incoming::Subscribed { .. } | Incoming::Other => {}
+            Incoming::Subscribed { refused } => {
+                if refused {
+                    cx.tally.error("subscription refused".into());
+                }
+                self.subscribed(cx);
+            }
+            Incoming::Other => {}
         }
         Ok(())
     }
@@ -136,15 +141,21 @@ impl Device {
     ) {
         if self.flights.len() + 1 >= self.window {
             self.ready_us = cx.now_us;
+            // What fell due before this answer found no room.
+            if self.keeps_no_queue() && cx.mode == Mode::Run {
+                self.drop_due(cx);
+            }
         }
         cx.states.outstanding = cx.states.outstanding.saturating_sub(1);
         self.failures = 0;
-        self.waiting_us = (!self.flights.is_empty()).then_some(cx.now_us);
+        self.waiting_us = self.is_awaiting().then_some(cx.now_us);
         cx.tally.counts.acks_disordered += u64::from(!oldest);
         if let Outcome::Refused(code) = outcome {
             cx.tally.error(format!("publish refused: {code:#04x} ({code})"));
-            self.pause_until_us = cx.now_us + REFUSED_PAUSE_US;
-            self.ready_us = self.pause_until_us;
+            if !self.keeps_no_queue() {
+                self.pause_until_us = cx.now_us + REFUSED_PAUSE_US;
+                self.ready_us = self.pause_until_us;
+            }
         }
         match flight.what {
             What::Telemetry => {

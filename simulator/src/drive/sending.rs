@@ -11,7 +11,7 @@ use crate::history::{Kind, Op, Outcome};
 use crate::payloads::template::put_unsigned;
 use crate::plan::cursor::Sender;
 use crate::protocol::MESSAGE_ID_PROPERTY;
-use crate::scenario::Protocol;
+use crate::scenario::{Overflow, Protocol};
 
 /// Bytes waiting for a socket beyond which nothing more is handed to it.
 const PENDING_BYTES_MAX: usize = 256 * 1024;
@@ -58,6 +58,18 @@ impl Device {
         if cx.is_closed_loop() {
             return self.fill_window(cx);
         }
+        self.send_while_room(cx);
+        if self.keeps_no_queue() && !self.has_room() {
+            self.drop_due(cx);
+        }
+    }
+
+    /// Whether what finds no room is dropped.
+    pub fn keeps_no_queue(&self) -> bool {
+        self.fleet.spec.overflow == Overflow::Drop
+    }
+
+    fn send_while_room(&mut self, cx: &mut Context) {
         while self.has_room() {
             let Some((at_us, subject, cursor)) = self.due.peek() else {
                 break;
@@ -270,7 +282,12 @@ impl Device {
         self.publish(What::Report, k, topic.as_bytes(), &payload, cx);
         self.twin.flight = Some(ReportFlight {
             k,
-            intended_us: if urgent { cx.now_us } else { due.min(cx.now_us) },
+            // As with telemetry: what fell due in a tunnel is meant to be sent behind it.
+            intended_us: if urgent {
+                cx.now_us
+            } else {
+                due.max(self.excused_us).min(cx.now_us)
+            },
             sent_us: cx.now_us,
             acked_us: None,
         });
@@ -417,6 +434,11 @@ impl Device {
         if cx.is_closed_loop() {
             return;
         }
+        self.drop_due(cx);
+    }
+
+    /// What is due by now is never sent.
+    pub fn drop_due(&mut self, cx: &mut Context) {
         let now = cx.scenario_now_us();
         for _ in 0..UNSENT_MAX {
             match self.due.peek() {

@@ -28,9 +28,11 @@ pub struct NodeSample {
     pub stages: BTreeMap<String, (f64, f64)>,
 }
 
-const FIGURES: [(&str, &str); 9] = [
+const FIGURES: [(&str, &str); 11] = [
     ("process_resident_memory_bytes", "memory"),
+    ("holdfast_memory_limit_bytes", "memory_limit"),
     ("process_open_fds", "descriptors"),
+    ("process_max_fds", "descriptors_limit"),
     ("process_threads", "threads"),
     ("process_cpu_seconds_total", "cpu"),
     ("holdfast_disk_free_bytes", "disk_free"),

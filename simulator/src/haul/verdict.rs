@@ -16,9 +16,18 @@ struct Figure {
     scale: f64,
     /// Growth per hour below which it is flat, in `unit`.
     matters: f64,
-    bound: Option<f64>,
+    bound: Bound,
     /// A figure that shrinks towards 0 is the worry.
     falls: bool,
+}
+
+/// Where it ends badly.
+enum Bound {
+    None,
+    Fixed(f64),
+    /// What the node tells of its own limit, under this name and in the same unit; a node that
+    /// tells none is held to nothing.
+    Told(&'static str),
 }
 
 const MIB: f64 = 1_048_576.0;
@@ -29,8 +38,7 @@ const FIGURES: [Figure; 4] = [
         unit: "MB",
         scale: 1.0 / MIB,
         matters: 0.2,
-        // `limits.memory_bytes_max` of a node by default.
-        bound: Some(4_096.0),
+        bound: Bound::Told("memory_limit"),
         falls: false,
     },
     Figure {
@@ -39,7 +47,7 @@ const FIGURES: [Figure; 4] = [
         unit: "",
         scale: 1.0,
         matters: 0.5,
-        bound: Some(20_000.0),
+        bound: Bound::Told("descriptors_limit"),
         falls: false,
     },
     Figure {
@@ -48,7 +56,7 @@ const FIGURES: [Figure; 4] = [
         unit: "",
         scale: 1.0,
         matters: 0.5,
-        bound: None,
+        bound: Bound::None,
         falls: false,
     },
     Figure {
@@ -57,7 +65,7 @@ const FIGURES: [Figure; 4] = [
         unit: "MB",
         scale: 1.0 / MIB,
         matters: 1.0,
-        bound: Some(0.0),
+        bound: Bound::Fixed(0.0),
         falls: true,
     },
 ];
@@ -90,7 +98,7 @@ pub fn findings(samples: &[NodeSample], windows: &[Window]) -> Vec<Growth> {
             });
             let series: Vec<(u64, f64)> = since_restart(&samples, series.collect());
             if !series.is_empty() {
-                found.push(judge(Some(node), figure, &series));
+                found.push(judge(Some(node), figure, bound(figure, &samples), &series));
             }
         }
     }
@@ -100,7 +108,7 @@ pub fn findings(samples: &[NodeSample], windows: &[Window]) -> Vec<Growth> {
         unit: "ms",
         scale: 1.0,
         matters: 0.05,
-        bound: None,
+        bound: Bound::None,
         falls: false,
     };
     let series: Vec<(u64, f64)> = windows
@@ -114,9 +122,21 @@ pub fn findings(samples: &[NodeSample], windows: &[Window]) -> Vec<Growth> {
         })
         .collect();
     if !series.is_empty() {
-        found.push(judge(None, &latency, &series));
+        found.push(judge(None, &latency, None, &series));
     }
     found
+}
+
+/// The bound of a figure in its unit; of a node's own limits the newest that it told.
+fn bound(figure: &Figure, samples: &[&NodeSample]) -> Option<f64> {
+    match figure.bound {
+        Bound::None => None,
+        Bound::Fixed(bound) => Some(bound),
+        Bound::Told(name) => {
+            let told = samples.iter().rev().find_map(|sample| sample.figures.get(name));
+            told.map(|limit| limit * figure.scale)
+        }
+    }
 }
 
 /// A node that began anew has another memory: only what it did since then is one series. CPU time
@@ -130,11 +150,11 @@ fn since_restart(samples: &[&NodeSample], series: Vec<(u64, f64)>) -> Vec<(u64, 
     }
 }
 
-fn judge(node: Option<u64>, figure: &Figure, series: &[(u64, f64)]) -> Growth {
+fn judge(node: Option<u64>, figure: &Figure, bound: Option<f64>, series: &[(u64, f64)]) -> Growth {
     let slope = fit(series);
     let trend = slope.map_or(Trend::Unknown, |slope| slope.trend(figure.matters));
     let worries = trend == if figure.falls { Trend::Falls } else { Trend::Grows };
-    let hours_left = match (slope, figure.bound) {
+    let hours_left = match (slope, bound) {
         (Some(slope), Some(bound)) if worries => slope.hours_until(bound),
         _ => None,
     };
@@ -184,7 +204,11 @@ mod tests {
             at_us: at * 5_000_000,
             node,
             up: true,
-            figures: BTreeMap::from([("memory".into(), memory_mb * MIB), ("cpu".into(), cpu)]),
+            figures: BTreeMap::from([
+                ("memory".into(), memory_mb * MIB),
+                ("memory_limit".into(), 4_096.0 * MIB),
+                ("cpu".into(), cpu),
+            ]),
             stages: BTreeMap::new(),
         }
     }
@@ -213,6 +237,30 @@ mod tests {
             "{}",
             memory[1].text
         );
+    }
+
+    /// The limit is the node's own: half of it is reached in half of the time, and a node that tells
+    /// none is said to grow and no more.
+    #[test]
+    fn the_day_depends_on_what_the_node_may_use() {
+        let told = |limit_mb: Option<f64>| {
+            let samples: Vec<NodeSample> = (0..2_000u64)
+                .map(|at| {
+                    let mut sample = sample(at, 1, 1_000.0 + at as f64 / 7.2 + (at % 7) as f64 * 0.01, at as f64);
+                    sample.figures.remove("memory_limit");
+                    let limit = limit_mb.map(|mb| ("memory_limit".to_owned(), mb * MIB));
+                    sample.figures.extend(limit);
+                    sample
+                })
+                .collect();
+            let memory = findings(&samples, &[]).remove(0);
+            assert_eq!(memory.trend, Trend::Grows);
+            memory.hours_left.map(f64::round)
+        };
+        let reached = 1_000.0 + 2_000.0 / 7.2;
+        assert_eq!(told(Some(reached + 1_000.0)), Some(10.0));
+        assert_eq!(told(Some(reached + 2_000.0)), Some(20.0));
+        assert_eq!(told(None), None);
     }
 
     /// A node that was restarted is judged by what it did since.

@@ -6,6 +6,7 @@
 //! first damaged one and says so. Writing needs one block of memory, reading one block.
 
 mod block;
+pub mod export;
 mod op;
 mod reader;
 pub mod summary;

@@ -68,6 +68,38 @@ impl Plan {
         self.streams[device.fleet].iter().enumerate().map(begin).collect()
     }
 
+    /// As [`Plan::cursors`], at the first messages that are due from `from_us` on: what was due
+    /// before is stepped over, so that what follows is what the plan says. Each step is taken from
+    /// `budget`; streams for which nothing is left of it begin anew at `from_us`.
+    pub fn cursors_from(
+        &self,
+        device: &DevicePlan,
+        child: u32,
+        sender: Sender<'_>,
+        from_us: u64,
+        budget: &mut u64,
+    ) -> Vec<Cursor> {
+        let mut cursors = self.cursors(device, child, sender);
+        for (at, cursor) in cursors.iter_mut().enumerate() {
+            let setting = Setting {
+                plan: &self.streams[device.fleet][at],
+                curve: &self.curve,
+                sender,
+                told: &|_| None,
+            };
+            while cursor.at_us < from_us && *budget > 0 {
+                cursor.advance(&setting);
+                *budget -= 1;
+            }
+        }
+        if cursors.iter().all(|cursor| cursor.at_us >= from_us) {
+            return cursors;
+        }
+        let mut late = device.clone();
+        late.connect_us = from_us;
+        self.cursors(&late, child, sender)
+    }
+
     /// Everything that distinguishes one plan from another, over the first `messages` of every
     /// stream of up to `devices` devices.
     pub fn digest(&self, devices: u32, messages: u64) -> String {
@@ -212,6 +244,49 @@ mod tests {
             let times = times(&plan, device);
             assert_eq!(times.len(), 7, "{times:?}");
             assert!(times.iter().all(|at| at % 900_000_000 < 18_000_000), "{times:?}");
+        }
+    }
+
+    /// A run that is gone on with sends what the plan says from there on, and not something else.
+    #[test]
+    fn a_plan_goes_on_in_the_middle() {
+        let plan = plan(&every_profile(7));
+        let from_us = 1_800_000_000;
+        for number in 0..plan.roster.devices() {
+            let device = plan.device(number);
+            let sender = Sender {
+                device: &device.id,
+                fleet: "f",
+                at: device.at,
+                clock_skew_ms: 0,
+            };
+            let child = u32::from(device.children > 0);
+            let rest = |mut cursors: Vec<Cursor>| {
+                let mut found = Vec::new();
+                for cursor in &mut cursors {
+                    let setting = Setting {
+                        plan: &plan.streams(device.fleet)[usize::from(cursor.stream)],
+                        curve: &plan.curve,
+                        sender,
+                        told: &|_| None,
+                    };
+                    for _ in 0..30_000 {
+                        if (from_us..u64::MAX).contains(&cursor.at_us) && found.len() < 50 {
+                            let mut payload = Vec::new();
+                            cursor.write(&setting, &mut payload);
+                            found.push((cursor.at_us, payload));
+                        }
+                        cursor.advance(&setting);
+                    }
+                }
+                found
+            };
+            let whole = rest(plan.cursors(&device, child, sender));
+            let gone_on = rest(plan.cursors_from(&device, child, sender, from_us, &mut 1_000_000));
+            assert_eq!(gone_on, whole, "{}", device.id);
+            // Where that would take too long, a stream begins anew, and not before.
+            let anew = plan.cursors_from(&device, child, sender, from_us, &mut 0);
+            assert!(anew.iter().all(|cursor| cursor.at_us >= from_us), "{}", device.id);
         }
     }
 

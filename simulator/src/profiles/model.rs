@@ -127,7 +127,7 @@ pub struct Connectivity {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Twin {
-    /// Between two reports. From 100ms.
+    /// Between two reports; a report waits for the answer to the one before. From 1ms.
     #[serde(default)]
     pub report_interval: Option<Span>,
     /// Desired numbers that are taken over and reported back. `interval_secs` changes how often

@@ -24,7 +24,7 @@ pub enum ConcludeError {
     Scenario(#[from] LoadError),
     #[error(transparent)]
     Endpoints(#[from] BadEndpoints),
-    #[error("the audit: {0}")]
+    #[error(transparent)]
     Audit(#[from] AuditError),
     #[error("{0}")]
     Disk(#[from] std::io::Error),

@@ -93,6 +93,26 @@ pub fn checks(thresholds: &Thresholds, facts: &Facts<'_>) -> Vec<Check> {
             });
         }
     }
+    if facts.run.is_whole() {
+        found.extend(of_the_whole(thresholds, facts));
+    }
+    if let Some(limit) = thresholds.disconnects_max {
+        found.push(Check {
+            name: "connections lost".into(),
+            limit: format!("at most {limit}"),
+            value: counts.lost.to_string(),
+            holds: counts.lost <= limit,
+        });
+    }
+    if let Some(limit) = thresholds.memory_growth_max {
+        found.extend(memory(limit, facts.growth));
+    }
+    found
+}
+
+/// What only a run that came to its end can be held to.
+fn of_the_whole(thresholds: &Thresholds, facts: &Facts<'_>) -> Vec<Check> {
+    let (mut found, counts) = (Vec::new(), facts.counts);
     if let Some(limit) = thresholds.throughput_min {
         let seconds = facts.run.sending_ended_us.unwrap_or(facts.run.planned_us) as f64 / 1e6;
         let reached = counts.acked as f64 / seconds.max(0.001);
@@ -111,17 +131,6 @@ pub fn checks(thresholds: &Thresholds, facts: &Facts<'_>) -> Vec<Check> {
             value: format!("{:.1} %", share * 100.0),
             holds: share >= limit,
         });
-    }
-    if let Some(limit) = thresholds.disconnects_max {
-        found.push(Check {
-            name: "connections lost".into(),
-            limit: format!("at most {limit}"),
-            value: counts.lost.to_string(),
-            holds: counts.lost <= limit,
-        });
-    }
-    if let Some(limit) = thresholds.memory_growth_max {
-        found.extend(memory(limit, facts.growth));
     }
     found
 }

@@ -68,6 +68,10 @@ pub struct Report {
     /// The generator's own delay.
     pub send_lag_ms: Latency,
     pub acked_per_second: f64,
+    /// The longest that one device waited for an answer to something it had sent, its own absences
+    /// included.
+    #[serde(default)]
+    pub longest_wait_ms: f64,
     pub operations: u64,
     pub operator: std::collections::BTreeMap<String, [u64; 3]>,
     pub errors: std::collections::BTreeMap<String, u64>,
@@ -138,13 +142,14 @@ fn assemble(
     Report {
         verdict,
         reasons,
-        warnings: warnings(&run, &lag, &counts, &growth),
+        warnings: warnings(&run, thresholds, &lag, &counts, &growth),
         acked_per_second: counts.acked as f64 / seconds,
         counts,
         latency_ms: latency,
         report_latency_ms: Latency::from(&summary.report_latency),
         connect_ms: Latency::from(&live.connect_time),
         send_lag_ms: lag,
+        longest_wait_ms: summary.longest_wait_us as f64 / 1e3,
         operations: summary.records,
         operator: summary
             .operator
@@ -201,7 +206,7 @@ fn disagreements(run: &RunFile, summary: &Summary, live: &Tally) -> Vec<String> 
         .collect()
 }
 
-fn warnings(run: &RunFile, lag: &Latency, counts: &Counts, growth: &[Growth]) -> Vec<String> {
+fn warnings(run: &RunFile, thresholds: &Thresholds, lag: &Latency, counts: &Counts, growth: &[Growth]) -> Vec<String> {
     let mut found = Vec::new();
     if run.loop_mode == "closed" {
         found.push("closed loop: devices wait for answers before they send, so a stalled server is asked less and its stalls hardly show in these latencies".to_owned());
@@ -218,10 +223,21 @@ fn warnings(run: &RunFile, lag: &Latency, counts: &Counts, growth: &[Growth]) ->
         ));
     }
     if counts.dropped > 0 {
-        found.push(format!("{} messages fell due and were never sent: no room in the queues of devices that were away, or still waiting when the run ended", numbers::grouped(counts.dropped)));
+        found.push(format!("{} messages fell due and were never sent: no room in a queue or window, or still waiting when the run ended", numbers::grouped(counts.dropped)));
+    }
+    if counts.connects_failed > 0 && run.connected_at_end < run.devices {
+        found.push(format!(
+            "{} of {} devices were not connected when sending ended, after {} failed attempts; the errors say why",
+            numbers::grouped(u64::from(run.devices - run.connected_at_end)),
+            numbers::grouped(u64::from(run.devices)),
+            numbers::grouped(counts.connects_failed)
+        ));
     }
     if let Some(why) = &run.incomplete {
         found.push(format!("this run is incomplete: {why}"));
+    }
+    if !run.is_whole() && (thresholds.throughput_min.is_some() || thresholds.connected_share_min.is_some()) {
+        found.push("throughput and devices connected at the end are judged of whole runs only".to_owned());
     }
     let growing = growth.iter().filter(|growth| growth.hours_left.is_some());
     found.extend(growing.map(|growth| growth.text.clone()));

@@ -70,6 +70,13 @@ pub struct RunNote {
     pub text: String,
 }
 
+impl RunFile {
+    /// Whether the run came to its planned end.
+    pub fn is_whole(&self) -> bool {
+        self.ended_us.is_some() && self.incomplete.is_none()
+    }
+}
+
 impl RunDir {
     pub fn history(&self) -> PathBuf {
         self.0.join("history")

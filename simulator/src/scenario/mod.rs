@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use model::{
-    Audit, Fleet, HistoryKeep, LoopMode, Operator, Phase, PhaseWord, Protocol, Replay, Run, Scenario, Target,
+    Audit, Fleet, HistoryKeep, LoopMode, Operator, Overflow, Phase, PhaseWord, Protocol, Replay, Run, Scenario, Target,
     TargetKind, Thresholds,
 };
 pub use overrides::Overrides;

@@ -185,6 +185,9 @@ pub struct Fleet {
     /// Unacknowledged publishes of a device. 1..=1024, and what the server allows.
     #[serde(default = "window")]
     pub window: u16,
+    /// What becomes of a message that falls due while the window is full.
+    #[serde(default)]
+    pub overflow: Overflow,
     /// Whether messages carry ids, so that repetitions are stored once. Instead of the profile's.
     #[serde(default)]
     pub message_ids: Option<bool>,
@@ -200,6 +203,19 @@ pub struct Fleet {
     /// to the scenario file.
     #[serde(default)]
     pub replay: Option<Replay>,
+}
+
+/// A device's way with more than the server takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overflow {
+    /// It is sent as soon as there is room, and its latency counts from when it was due. After a
+    /// refusal the device pauses.
+    #[default]
+    Wait,
+    /// It is dropped and counted, as by a device that keeps no queue; refusals change nothing. For
+    /// load beyond what a server takes.
+    Drop,
 }
 
 /// A recorded trace and how fast it is played.

@@ -10,6 +10,7 @@ use toml_edit::{value, Array, DocumentMut, Item, Table};
 pub struct Overrides {
     pub cluster: Option<PathBuf>,
     pub mqtt: Vec<String>,
+    pub ws: Vec<String>,
     pub http: Vec<String>,
     /// Any broker: telemetry only.
     pub broker: bool,
@@ -56,6 +57,9 @@ impl Overrides {
         if self.no_audit {
             table(&mut document, "audit")["enabled"] = value(false);
         }
+        if self.broker {
+            self.telemetry_only(&mut document);
+        }
         if let Some(fleets) = document.get_mut("fleet").and_then(Item::as_array_of_tables_mut) {
             for fleet in fleets.iter_mut() {
                 let replay = fleet.get_mut("replay").and_then(Item::as_table_like_mut);
@@ -81,14 +85,48 @@ impl Overrides {
         } else if let Some(cluster) = target.get("cluster").and_then(Item::as_str).map(absolute) {
             target["cluster"] = value(cluster);
         }
-        for (key, list) in [("mqtt", &self.mqtt), ("http", &self.http)] {
+        if self.broker {
+            target["kind"] = value("mqtt");
+            for key in ["cluster", "token", "token_env", "http"] {
+                target.remove(key);
+            }
+            // Addresses of a Holdfast are of no use where others are given.
+            if !self.mqtt.is_empty() {
+                target.remove("ws");
+            }
+        }
+        for (key, list) in [("mqtt", &self.mqtt), ("ws", &self.ws), ("http", &self.http)] {
             if !list.is_empty() {
                 target[key] = value(list.iter().collect::<Array>());
             }
         }
-        if self.broker {
-            target["kind"] = value("mqtt");
-            target.remove("cluster");
+    }
+
+    /// What any broker can do of the scenario: nobody operates it, devices that would speak HTTP
+    /// speak MQTT 5, and where no WebSocket address is known, those of WebSocket use TCP.
+    fn telemetry_only(&self, document: &mut DocumentMut) {
+        document.remove("operator");
+        let target = document.get("target").and_then(Item::as_table_like);
+        let has_ws = target
+            .and_then(|target| target.get("ws")?.as_array())
+            .is_some_and(|list| !list.is_empty());
+        let mut moves = vec![("http", "mqtt5")];
+        if !has_ws {
+            moves.extend([("mqtt5-ws", "mqtt5"), ("mqtt311-ws", "mqtt311")]);
+        }
+        let Some(fleets) = document.get_mut("fleet").and_then(Item::as_array_of_tables_mut) else {
+            return;
+        };
+        for fleet in fleets.iter_mut() {
+            let Some(protocols) = fleet.get_mut("protocols").and_then(Item::as_table_like_mut) else {
+                continue;
+            };
+            for (from, to) in &moves {
+                let weight = |item: Option<&Item>| item.and_then(Item::as_integer).unwrap_or(0);
+                let Some(moved) = protocols.remove(from) else { continue };
+                let sum = weight(Some(&moved)) + weight(protocols.get(to));
+                protocols.insert(to, value(sum));
+            }
         }
     }
 }
@@ -127,8 +165,35 @@ mod tests {
         assert_eq!(scenario.target.mqtt, ["h:1"]);
         assert_eq!(scenario.run.mode, super::super::LoopMode::Closed);
         assert!(!scenario.audit.enabled);
+        assert!(scenario.target.ws.is_empty() && scenario.operator.desired_rate == 0.0);
         // Comments of the file stay.
         assert!(text.contains("# devices connect"));
+    }
+
+    /// The file that drives a Holdfast drives any broker: what only a Holdfast can do is left out.
+    #[test]
+    fn a_broker_gets_the_telemetry_of_any_scenario() {
+        let text = "name = \"x\"\noperator = { read_rate = 1 }\n[target]\nws = [\"h:2\"]\nhttp = [\"h:3\"]\ntoken_env = \"T\"\n\
+                    [[fleet]]\nname = \"a\"\nprofile = \"constant\"\ncount = 2\nprotocols = { mqtt5 = 1, http = 2, mqtt311-ws = 3 }\n\
+                    [[fleet]]\nname = \"b\"\nprofile = \"gateway\"\ncount = 1\n[[phase]]\nkind = \"steady\"\nduration = \"1s\"\n";
+        let protocols = |overrides: Overrides| {
+            let changed = overrides.apply(text, Path::new("/x.toml")).unwrap();
+            let loaded = super::super::parse(Path::new("/x.toml"), changed).unwrap();
+            assert!(loaded.scenario.target.http.is_empty());
+            let weights = loaded.scenario.fleet[0].protocols.iter();
+            weights
+                .map(|(p, w)| format!("{}={w}", p.name()))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        let broker = |ws: Vec<String>| Overrides {
+            broker: true,
+            mqtt: vec!["b:1".into()],
+            ws,
+            ..Default::default()
+        };
+        assert_eq!(protocols(broker(vec![])), "mqtt5=3 mqtt311=3");
+        assert_eq!(protocols(broker(vec!["b:2".into()])), "mqtt5=3 mqtt311-ws=3");
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Mailbox {
     ///
     /// # Panics
     /// When nothing comes, or something that is no PUBLISH.
-    pub fn next(&mut self) -> Option<Delivery> {
+    pub fn take(&mut self) -> Option<Delivery> {
         let (first, body) = self.raw.next_packet()?;
         if first == 0xe0 {
             return None;

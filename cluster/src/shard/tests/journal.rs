@@ -25,13 +25,15 @@ fn write_down<T>(list: &Mutex<Vec<(usize, T)>>, number: usize, result: T) {
     }
 }
 
+type Answers<T> = Arc<Mutex<Vec<(usize, T)>>>;
+
 struct Bench {
     journal: Rc<ShardJournal>,
     running: JoinHandle<()>,
     stop: watch::Sender<bool>,
     /// (number of the submission, its answer), in the order of answering.
-    answers: Arc<Mutex<Vec<(usize, CallResult)>>>,
-    barriers: Arc<Mutex<Vec<(usize, Result<(), CallError>)>>>,
+    answers: Answers<CallResult>,
+    barriers: Answers<Result<(), CallError>>,
     downlinks: Rc<RefCell<Vec<Downlink>>>,
     submitted: usize,
     barriers_asked: usize,

@@ -165,6 +165,7 @@ impl Inner {
             self.complete_waiting();
             return;
         }
+        self.counters.submitted += 1;
         self.counters.ops += 1;
         self.counters.bytes += op.payload_bytes() as u64;
         self.unsynced.push(op);

@@ -20,6 +20,7 @@ use super::writer::{Fatal, Writer};
 use super::{base_options, io_error, log_keys, open_error, properties, refuse_headless, BlockCache};
 use crate::storage::extent::Extent;
 use crate::storage::fault::DiskFaults;
+use crate::storage::room::{self, Room};
 use crate::storage::{sealed, Durable, LogCounters, LogOp, LogRecord, LogStore, StorageOpenError};
 
 #[derive(Clone)]
@@ -32,6 +33,7 @@ pub struct LogOptions {
     /// As above, for writes that only hold votes.
     pub skip_vote_fsync: bool,
     pub faults: Option<Arc<dyn DiskFaults>>,
+    pub room: Room,
 }
 
 impl LogOptions {
@@ -42,6 +44,7 @@ impl LogOptions {
             skip_fsync: false,
             skip_vote_fsync: false,
             faults: None,
+            room: room::unwatched(),
         }
     }
 }
@@ -83,6 +86,7 @@ impl RocksLog {
             queue: queue.clone(),
             fatal: fatal.into(),
             faults: options.faults,
+            room: options.room,
             skip_fsync: options.skip_fsync,
             skip_vote_fsync: options.skip_vote_fsync,
             purged_below,

@@ -103,6 +103,7 @@ impl Queue {
         if state.failed.is_none() {
             state.failed = state.extents.entry(op.shard()).or_default().apply(&op).err();
         }
+        state.counters.submitted += 1;
         state.waiting_bytes += op.payload_bytes();
         state.waiting.push_back(Item { op: Arc::new(op), done });
         Ok(())
@@ -149,6 +150,10 @@ impl Queue {
     pub fn abandon(&self) -> VecDeque<Item> {
         self.close();
         std::mem::take(&mut self.lock().waiting)
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.lock().closing
     }
 
     pub fn close(&self) {

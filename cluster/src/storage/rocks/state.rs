@@ -18,6 +18,7 @@ use self_cell::self_cell;
 use super::on_disk::{self, OnDisk};
 use super::{base_options, io_error, open_error, properties, refuse_headless, BlockCache};
 use crate::storage::fault::DiskFaults;
+use crate::storage::room::{self, Room};
 use crate::storage::{sealed, StateBatch, StateOp, StateStore, StateView, StorageOpenError};
 
 #[derive(Clone)]
@@ -29,6 +30,7 @@ pub struct StateOptions {
     /// Bytes of one memtable; up to four are held. Default 64 MiB, 1 MiB..=1 GiB.
     pub memtable_bytes: usize,
     pub faults: Option<Arc<dyn DiskFaults>>,
+    pub room: Room,
 }
 
 impl StateOptions {
@@ -38,6 +40,7 @@ impl StateOptions {
             must_exist: false,
             memtable_bytes: 64 << 20,
             faults: None,
+            room: room::unwatched(),
         }
     }
 }
@@ -46,6 +49,7 @@ pub struct RocksState {
     db: Arc<DB>,
     dir: PathBuf,
     faults: Option<Arc<dyn DiskFaults>>,
+    room: Room,
 }
 
 impl RocksState {
@@ -65,6 +69,7 @@ impl RocksState {
             db: Arc::new(db),
             dir: dir.to_owned(),
             faults: options.faults,
+            room: options.room,
         })
     }
 }
@@ -74,24 +79,19 @@ impl StateStore for RocksState {
         if let Some(faults) = &self.faults {
             faults.before_write()?;
         }
-        let mut sealed_value = Vec::new();
-        let mut rows = WriteBatch::with_capacity_bytes(batch.ops.iter().map(room).sum());
-        for op in &batch.ops {
-            match op {
-                StateOp::Put { key, value } => {
-                    sealed_value.clear();
-                    sealed::seal_into(&mut sealed_value, value);
-                    rows.put(key, &sealed_value);
-                }
-                StateOp::Delete { key } => rows.delete(key),
-                // RocksDB takes a range that ends before it begins for damage; it means nothing.
-                StateOp::DeleteRange { from, to } if from < to => rows.delete_range(from, to),
-                StateOp::DeleteRange { .. } => {}
-            }
-        }
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(rows, &options).map_err(|e| io_error(&e))
+        let mut waiting = room::Waiting::of("state");
+        loop {
+            match self.db.write_opt(rows(&batch), &options).map_err(|e| io_error(&e)) {
+                // A flush found none: writes are stopped until RocksDB has made up for it.
+                Err(error) if room::is_full(&error) => waiting.pause(),
+                outcome => return outcome,
+            }
+            while !(self.room)() {
+                waiting.pause();
+            }
+        }
     }
 
     fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
@@ -165,8 +165,27 @@ impl StateView for View {
     }
 }
 
+fn rows(batch: &StateBatch) -> WriteBatch {
+    let mut sealed_value = Vec::new();
+    let mut rows = WriteBatch::with_capacity_bytes(batch.ops.iter().map(room_of).sum());
+    for op in &batch.ops {
+        match op {
+            StateOp::Put { key, value } => {
+                sealed_value.clear();
+                sealed::seal_into(&mut sealed_value, value);
+                rows.put(key, &sealed_value);
+            }
+            StateOp::Delete { key } => rows.delete(key),
+            // RocksDB takes a range that ends before it begins for damage; it means nothing.
+            StateOp::DeleteRange { from, to } if from < to => rows.delete_range(from, to),
+            StateOp::DeleteRange { .. } => {}
+        }
+    }
+    rows
+}
+
 /// About what an operation takes in a batch; growing one costs copies.
-fn room(op: &StateOp) -> usize {
+fn room_of(op: &StateOp) -> usize {
     const FRAMING: usize = 32;
     FRAMING
         + match op {

@@ -2,7 +2,8 @@
 //!
 //! There is no timer. While a sync runs the queue grows, so the next batch is bigger; with one
 //! client each write starts at once. The first failure is final (a second fsync after a failed
-//! one may report success for pages that were dropped).
+//! one may report success for pages that were dropped), but for a full disk: RocksDB then rewrites
+//! from memory all that the failed file was to hold, into a new one, before it takes another write.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +16,7 @@ use super::queue::{Item, Queue};
 use super::wal::Mark;
 use super::{io_error, log_keys};
 use crate::storage::fault::DiskFaults;
+use crate::storage::room::{self, Room};
 use crate::storage::{sealed, LogOp, LogRecord};
 
 /// Told the reason when the store failed for good; the process then ends.
@@ -31,6 +33,7 @@ pub struct Writer {
     pub queue: Arc<Queue>,
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
     pub faults: Option<Arc<dyn DiskFaults>>,
+    pub room: Room,
     pub skip_fsync: bool,
     pub skip_vote_fsync: bool,
     /// Per shard, the index below which nothing is left. A purge deletes from here: deletions that
@@ -50,7 +53,7 @@ impl Writer {
         };
         let mut announced = false;
         while let Some(items) = self.queue.take() {
-            let outcome = self.write(&items);
+            let outcome = self.write_once_there_is_room(&items);
             let failure = self.settle(&items, outcome);
             if let (Some(reason), false) = (&failure, announced) {
                 announced = true;
@@ -85,6 +88,31 @@ impl Writer {
             Err(_) => {}
         }
         state.failed.clone()
+    }
+
+    fn write_once_there_is_room(&mut self, items: &[Item]) -> io::Result<Written> {
+        let mut waiting = room::Waiting::of("log");
+        loop {
+            while !(self.room)() && !self.queue.is_closing() {
+                waiting.pause();
+            }
+            match self.write(items) {
+                Err(error) if room::is_full(&error) && !self.queue.is_closing() => {
+                    self.purge_again(items);
+                    waiting.pause();
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// What a failed write was to purge is purged by the next.
+    fn purge_again(&mut self, items: &[Item]) {
+        for item in items {
+            if let LogOp::Purge { shard, .. } = &*item.op {
+                self.purged_below.insert(*shard, 0);
+            }
+        }
     }
 
     fn write(&mut self, items: &[Item]) -> io::Result<Written> {

@@ -1,7 +1,7 @@
 //! Nodes with a handler that writes down what it sees.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -147,8 +147,12 @@ pub fn config(node_id: NodeId, boot: u64, listen: SocketAddr, peers: &[(NodeId, 
     }
 }
 
+/// A listener at an address of its own. A node that comes back there finds its port free: at
+/// 127.0.0.1 any connection that somebody dials meanwhile may have been given it.
 pub fn bound() -> (StdListener, SocketAddr) {
-    let listener = StdListener::bind("127.0.0.1:0").unwrap();
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let [.., high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let listener = StdListener::bind((Ipv4Addr::new(127, 1, high, low.max(1)), 0)).unwrap();
     let at = listener.local_addr().unwrap();
     (listener, at)
 }

@@ -63,6 +63,44 @@ async fn a_directory_that_changed_under_a_node_id_is_refused() {
     assert_eq!(two.transport.boot_of(1), None);
 }
 
+/// Node 2 comes back as somebody who remembers nothing, and dials nobody.
+async fn forgetful(secret: &[u8]) -> (Node, Node) {
+    let (one, two) = pair().await;
+    let at = two.at;
+    drop(two);
+    eventually("the process is known to be gone", || {
+        one.seen.events_of(2).contains(&GONE)
+    })
+    .await;
+    let mut forgetful = config(2, 22, at, &[]);
+    forgetful.node_uuid = 99;
+    forgetful.secret = crate::config::Secret(secret.to_vec());
+    (one, start(forgetful))
+}
+
+#[tokio::test]
+async fn a_node_that_forgot_its_cluster_is_told_by_those_it_does_not_know() {
+    let (one, two) = forgetful(b"between us").await;
+    eventually("it hears that it is known otherwise", || {
+        two.transport.counters().disowned_for(Refusal::Ledger) > 0
+    })
+    .await;
+    assert_eq!(one.echo(2, "no").await, Err(SendError::NotSent(2)));
+}
+
+#[tokio::test]
+async fn nobody_without_the_secret_makes_a_node_believe_that_it_forgot_something() {
+    let (_one, two) = forgetful(b"another").await;
+    eventually("the proofs do not match", || {
+        two.transport.counters().refused_by_peer_for(Refusal::Secret) > 0
+    })
+    .await;
+    let counters = two.transport.counters();
+    assert!(Refusal::ALL
+        .into_iter()
+        .all(|reason| counters.disowned_for(reason) == 0));
+}
+
 #[tokio::test]
 async fn another_secret_cluster_or_unknown_node_is_refused_by_name() {
     type Adapt = fn(&mut TransportConfig);

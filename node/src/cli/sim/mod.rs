@@ -39,6 +39,11 @@ pub enum SimCommand {
     /// Read the cluster back once more and judge a run anew
     #[command(after_help = "Example:\n  holdfast sim audit sim-a-mixed-fleet-1")]
     Audit(verdict::ReportArgs),
+    /// Print every recorded operation of a run as JSON, one a line
+    #[command(
+        after_help = "Example:\n  holdfast sim history sim-a-mixed-fleet-1 | jq -r 'select(.outcome == \"unknown\") | .device'"
+    )]
+    History(verdict::ReportArgs),
     /// Drive a part of a fleet for `sim run`, which starts this by itself
     #[command(
         hide = true,
@@ -61,6 +66,7 @@ pub fn run(command: SimCommand, output: Output) -> Result<u8, Failure> {
         SimCommand::Schema => plan::schema(),
         SimCommand::Report(args) => verdict::report(&args, output),
         SimCommand::Audit(args) => verdict::audit(&args, output),
+        SimCommand::History(args) => verdict::history(&args),
         SimCommand::Worker => drive::worker(),
     }
 }
@@ -75,10 +81,14 @@ pub struct Changes {
     /// MQTT endpoints, host:port; instead of the scenario's
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     mqtt: Vec<String>,
+    /// Endpoints of MQTT over WebSocket, host:port; instead of the scenario's
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    ws: Vec<String>,
     /// HTTP endpoints, host:port; instead of the scenario's
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     http: Vec<String>,
-    /// Drive any MQTT broker: telemetry only, without audit
+    /// Drive any MQTT broker with the telemetry of the scenario: no operator, no audit, MQTT
+    /// instead of HTTP
     #[arg(long)]
     broker: bool,
     /// Seed of the plan; instead of the scenario's
@@ -109,6 +119,7 @@ impl Changes {
         simulator::scenario::Overrides {
             cluster: self.dir.clone(),
             mqtt: self.mqtt.clone(),
+            ws: self.ws.clone(),
             http: self.http.clone(),
             broker: self.broker,
             seed: self.seed,

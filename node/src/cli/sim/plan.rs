@@ -60,7 +60,9 @@ pub fn load(file: &Path, changes: &Changes) -> Result<Loaded, Failure> {
 
 fn refused(error: LoadError) -> Failure {
     match &error {
-        LoadError::Unreadable { path, source } => Failure::disk(format!("cannot read {}", path.display()), source),
+        LoadError::Unreadable { path, source } => Failure::new(Exit::Disk, format!("cannot read {}", path.display()))
+            .because(source)
+            .advise("name a scenario; `holdfast sim init FILE` writes one"),
         LoadError::Refused { .. } => Failure::new(Exit::BadInput, "the scenario is refused")
             .because(&error)
             .advise("mend the lines named; `holdfast sim init -` prints a scenario with comments"),
