@@ -252,10 +252,8 @@ fn cuts(planned: &Planned, node: u64, peers: impl IntoIterator<Item = u64>, dire
     let cut = |peer| Deed::Lease {
         node,
         lease: lease_id(planned, node, Some(peer)),
-        fault: match direction {
-            "both" => json!({ "kind": "link.cut", "peer": peer }),
-            one_way => json!({ "kind": "link.drop", "peer": peer, "direction": one_way, "percent": 100 }),
-        },
+        // A black hole, as networks make them; `link.cut` is a firewall that answers.
+        fault: json!({ "kind": "link.drop", "peer": peer, "direction": direction, "percent": 100 }),
         restarts: false,
     };
     peers.into_iter().map(cut).collect()
@@ -288,7 +286,7 @@ fn partition(planned: &Planned, shape: &str, view: &View, nodes: Vec<u64>) -> Ai
                 .map(|node| Deed::Flap {
                     node: *node,
                     lease: lease_id(planned, *node, None),
-                    fault: json!({ "kind": "link.cut", "peer": "*" }),
+                    fault: json!({ "kind": "link.drop", "peer": "*", "percent": 100 }),
                     every_ms: number(planned, "every_ms"),
                 })
                 .collect(),

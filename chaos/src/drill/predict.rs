@@ -83,7 +83,7 @@ fn touch(deed: &Deed) -> Option<(u64, Touch)> {
                 .unwrap_or_default();
             match kind {
                 "disk.full" | "disk.read_only" | "disk.eio" | "disk.sync_fails_once" => (*node, all),
-                "link.cut" if fault.get("peer").is_some_and(|peer| peer == "*") => (
+                "link.cut" | "link.drop" if is_cut(fault) && fault.get("peer").is_some_and(|peer| peer == "*") => (
                     *node,
                     Touch {
                         loses_clients: false,
@@ -139,9 +139,7 @@ fn cut_off(aimed: &Aimed, view: &View) -> Vec<u64> {
     let mut cuts = Vec::new();
     for deed in &aimed.deeds {
         if let Deed::Lease { node, fault, .. } = deed {
-            let is = |name: &str, value: serde_json::Value| fault.get(name) == Some(&value);
-            let is_cut = is("kind", "link.cut".into()) || (is("kind", "link.drop".into()) && is("percent", 100.into()));
-            if let (true, Some(peer)) = (is_cut, fault.get("peer").and_then(serde_json::Value::as_u64)) {
+            if let (true, Some(peer)) = (is_cut(fault), fault.get("peer").and_then(serde_json::Value::as_u64)) {
                 cuts.push((*node, peer));
             }
         }
@@ -160,4 +158,10 @@ fn cut_off(aimed: &Aimed, view: &View) -> Vec<u64> {
         .filter(|node| heard(node) <= ids.len() / 2)
         .copied()
         .collect()
+}
+
+/// Whether nothing passes a link.
+fn is_cut(fault: &serde_json::Value) -> bool {
+    let is = |name: &str, value: serde_json::Value| fault.get(name) == Some(&value);
+    is("kind", "link.cut".into()) || (is("kind", "link.drop".into()) && is("percent", 100.into()))
 }
