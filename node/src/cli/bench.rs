@@ -6,6 +6,7 @@
 //! messages per second only within one run. Every section is bounded in count and time.
 
 mod failover;
+mod fleet;
 mod ingest;
 mod limits;
 mod memory;
@@ -13,6 +14,7 @@ mod messages;
 mod methods;
 mod mosquitto;
 mod overload;
+mod recorded;
 mod report;
 mod restart;
 mod scale;

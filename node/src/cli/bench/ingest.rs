@@ -4,17 +4,16 @@
 //! meanwhile meets both. Closed-loop latency is queueing; service time is the open loop's.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chaos::process::Process;
-use simulator::{Fleet, FleetConfig, Load, Progress};
 
+use super::fleet::{Fleet, FleetSpec, Load};
 use super::mosquitto::Mosquitto;
 use super::report::{Report, Spread, Who};
 use super::{note, BenchArgs};
 use crate::cli::local::{HarnessError, Interrupt, LocalCluster};
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(10);
 const FSYNC_COUNTER: &str = "holdfast_log_fsyncs_total";
 
@@ -109,7 +108,14 @@ pub fn measure(
         return Ok(());
     }
     let name = format!("half load, open loop, {half_load:.0} msg/s");
-    let samples = runs.repeat(&servers, &name, Load::open(half_load, args.devices as usize, 32))?;
+    let samples = runs.repeat(
+        &servers,
+        &name,
+        Load::Open {
+            per_second: half_load,
+            window: 32,
+        },
+    )?;
     add(report, &servers, "half load, open loop", &OPEN, &samples);
     Ok(())
 }
@@ -148,91 +154,62 @@ impl Runs<'_> {
 
     fn once(&mut self, server: &Server<'_>, load: Load) -> Result<Sample, HarnessError> {
         self.run += 1;
-        let devices = self.args.devices as usize;
-        let config = FleetConfig {
-            endpoints: server.endpoints.clone(),
-            devices,
-            device_prefix: "bench".into(),
+        let fleet = Fleet::start(&FleetSpec {
+            is_holdfast: server.cluster.is_some(),
             run: self.run,
-            load,
-            payload_bytes: self.args.payload as usize,
-            threads: self.args.threads as usize,
-            record: false,
-            seed: u64::from(self.run),
-            timing: simulator::fleet::Timing {
-                ack_timeout: Duration::from_secs(20),
-                ..Default::default()
-            },
-            ..Default::default()
-        };
-        let fleet = Fleet::start(config).map_err(|e| HarnessError::new("the fleet", e))?;
-        wait_connected(&fleet, self.interrupt)?;
-        fleet.publish();
+            payload_bytes: self.args.payload,
+            threads: self.args.threads,
+            ..FleetSpec::new(server.endpoints.clone(), "bench", self.args.devices, load)
+        })?;
+        fleet.wait_publishing(self.interrupt)?;
         self.interrupt.sleep(self.args.warm_up)?;
-        let sample = self.window(server, &fleet)?;
-        let report = fleet.finish(DRAIN).map_err(|e| HarnessError::new("the fleet", e))?;
-        let quantile = |q| match report.latency.is_empty() {
-            true => f64::NAN,
-            false => report.latency.value_at_quantile(q) as f64 / 1_000.0,
+        let marks = self.window(server, &fleet)?;
+        let recorded = fleet.finish(DRAIN)?;
+        let (unknown, _) = recorded.unknown_and_acked()?;
+        let measured = recorded.stretch(marks.from_us, marks.to_us)?;
+        let around = recorded.stretch(marks.fsyncs_from_us, marks.fsyncs_to_us)?;
+        let per_1k = |amount: f64, count: u64| match count {
+            0 => f64::NAN,
+            count => amount * 1_000.0 / count as f64,
         };
-        let unanswered = report.ledger.unknown() as f64;
+        let (p50_ms, p99_ms) = measured.p50_p99_ms();
         Ok(Sample {
-            p50_ms: quantile(0.5),
-            p99_ms: quantile(0.99),
-            unanswered,
-            ..sample
+            rate: measured.acked as f64 * 1e6 / (marks.to_us - marks.from_us).max(1) as f64,
+            cpu_ms_per_1k: per_1k(marks.cpu.as_secs_f64() * 1_000.0, measured.acked),
+            fsyncs_per_1k: marks.fsyncs.map_or(f64::NAN, |fsyncs| per_1k(fsyncs, around.acked)),
+            p50_ms,
+            p99_ms,
+            unanswered: unknown as f64,
         })
     }
 
-    /// Counts over the measured time; the fsync counter is read outside the CPU's window because
-    /// answering for it costs CPU as well.
-    fn window(&self, server: &Server<'_>, fleet: &Fleet) -> Result<Sample, HarnessError> {
-        let acknowledged = || Progress::read(&fleet.progress.acknowledged) as f64;
-        let (fsyncs, at_fsyncs) = (server.fsyncs(), acknowledged());
-        fleet.measure();
-        let (started, cpu, before) = (Instant::now(), server.cpu_time(), acknowledged());
-        let slept = self.interrupt.sleep(self.args.time);
-        let (time, cpu, count) = (
-            started.elapsed(),
-            server.cpu_time().saturating_sub(cpu),
-            acknowledged() - before,
-        );
-        fleet.end_measurement();
-        slept?;
-        let more_fsyncs = server.fsyncs().zip(fsyncs).map(|(after, before)| after - before);
-        let per_1k = |amount: f64, count: f64| {
-            if count > 0.0 {
-                amount * 1_000.0 / count
-            } else {
-                f64::NAN
-            }
-        };
-        Ok(Sample {
-            rate: count / time.as_secs_f64(),
-            cpu_ms_per_1k: per_1k(cpu.as_secs_f64() * 1_000.0, count),
-            fsyncs_per_1k: more_fsyncs.map_or(f64::NAN, |syncs| per_1k(syncs, acknowledged() - at_fsyncs)),
-            p50_ms: f64::NAN,
-            p99_ms: f64::NAN,
-            unanswered: f64::NAN,
+    /// The measured time; the fsync counter is read outside the CPU's window because answering for
+    /// it costs CPU as well.
+    fn window(&self, server: &Server<'_>, fleet: &Fleet) -> Result<Marks, HarnessError> {
+        let (fsyncs, fsyncs_from_us) = (server.fsyncs(), fleet.now_us());
+        let (from_us, cpu) = (fleet.now_us(), server.cpu_time());
+        self.interrupt.sleep(self.args.time)?;
+        let (to_us, cpu) = (fleet.now_us(), server.cpu_time().saturating_sub(cpu));
+        let fsyncs = server.fsyncs().zip(fsyncs).map(|(after, before)| after - before);
+        Ok(Marks {
+            from_us,
+            to_us,
+            cpu,
+            fsyncs,
+            fsyncs_from_us,
+            fsyncs_to_us: fleet.now_us(),
         })
     }
 }
 
-/// # Errors
-/// Not every device could connect in time, or the user interrupted.
-pub fn wait_connected(fleet: &Fleet, interrupt: &Interrupt) -> Result<(), HarnessError> {
-    let end = Instant::now() + CONNECT_DEADLINE;
-    while !fleet.wait_connected(fleet.devices(), Duration::from_millis(100)) {
-        interrupt.check()?;
-        if Instant::now() > end {
-            let connected = Progress::read(&fleet.progress.connected);
-            return Err(HarnessError::Failed(format!(
-                "only {connected} of {} devices connected",
-                fleet.devices()
-            )));
-        }
-    }
-    Ok(())
+/// What was measured of the server meanwhile, and when. Real µs since the fleet began.
+struct Marks {
+    from_us: u64,
+    to_us: u64,
+    cpu: Duration,
+    fsyncs: Option<f64>,
+    fsyncs_from_us: u64,
+    fsyncs_to_us: u64,
 }
 
 #[cfg(test)]

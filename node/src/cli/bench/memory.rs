@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use simulator::{Fleet, FleetConfig, Load};
-
+use super::fleet::{Fleet, FleetSpec, Load};
 use super::report::{Report, Who};
-use super::{ingest, note, BenchArgs};
+use super::{note, BenchArgs};
 use crate::cli::local::{HarnessError, Interrupt, LocalCluster};
 
 /// Requests in flight while registering.
@@ -21,7 +20,7 @@ const ATTEMPTS_MAX: u32 = 20;
 const ACTIVE_GAUGE: &str = "holdfast_devices_active";
 const PASSIVATE_DEADLINE: Duration = Duration::from_secs(60);
 /// Connections and devices that warm up pools and buffers before the first reading.
-const WARM_UP_DEVICES: usize = 100;
+const WARM_UP_DEVICES: u32 = 100;
 
 pub fn measure(args: &BenchArgs, report: &mut Report, interrupt: &Interrupt) -> Result<(), HarnessError> {
     note(&format!("memory: {} idle connections", args.idle_connections));
@@ -65,26 +64,18 @@ pub fn measure(args: &BenchArgs, report: &mut Report, interrupt: &Interrupt) -> 
 }
 
 fn per_connection(args: &BenchArgs, cluster: &LocalCluster, interrupt: &Interrupt) -> Result<f64, HarnessError> {
-    let hold = |devices: usize, prefix: &str| {
-        let config = FleetConfig {
-            endpoints: cluster.mqtt(),
-            devices,
-            device_prefix: prefix.into(),
-            load: Load::Idle,
-            record: false,
-            ..Default::default()
-        };
-        let fleet = Fleet::start(config).map_err(|e| HarnessError::new("the fleet", e))?;
-        ingest::wait_connected(&fleet, interrupt).map(|()| fleet)
+    let hold = |devices: u32, prefix: &str| {
+        let fleet = Fleet::start(&FleetSpec::new(cluster.mqtt(), prefix, devices, Load::Idle))?;
+        fleet.wait_connected(interrupt).map(|()| fleet)
     };
     let _warm = hold(WARM_UP_DEVICES, "warm")?;
     interrupt.sleep(Duration::from_secs(1))?;
     let before = cluster.resident_bytes()?;
-    let devices = args.idle_connections as usize;
+    let devices = args.idle_connections;
     let _idle = hold(devices, "idle")?;
     interrupt.sleep(Duration::from_secs(2))?;
     let after = cluster.resident_bytes()?;
-    Ok(after.saturating_sub(before) as f64 / devices as f64)
+    Ok(after.saturating_sub(before) as f64 / f64::from(devices))
 }
 
 struct PerDevice {
@@ -103,7 +94,7 @@ fn per_device(args: &BenchArgs, passivate_after: &str, interrupt: &Interrupt) ->
     plan.env
         .push(("HOLDFAST_LIMITS_PASSIVATE_AFTER", passivate_after.to_owned()));
     let cluster = LocalCluster::up(plan, interrupt)?;
-    register(&cluster, "warm", WARM_UP_DEVICES as u32, interrupt)?;
+    register(&cluster, "warm", WARM_UP_DEVICES, interrupt)?;
     let before = cluster.resident_bytes()?;
     let started = Instant::now();
     register(&cluster, "reg", args.registered_devices, interrupt)?;

@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use simulator::{Fleet, FleetConfig, Load};
-
+use super::fleet::{Fleet, FleetSpec, Load};
 use super::report::{Report, Who};
-use super::{ingest, note, BenchArgs};
+use super::{note, BenchArgs};
 use crate::cli::local::{HarnessError, Interrupt, LocalCluster};
 
 const DEVICES: usize = 100;
@@ -38,17 +37,11 @@ pub fn measure(
     interrupt: &Interrupt,
 ) -> Result<(), HarnessError> {
     note("method round trips");
-    let config = FleetConfig {
-        endpoints: cluster.mqtt(),
-        devices: DEVICES,
-        device_prefix: PREFIX.into(),
-        load: Load::Idle,
+    let fleet = Fleet::start(&FleetSpec {
         methods: true,
-        record: false,
-        ..Default::default()
-    };
-    let fleet = Fleet::start(config).map_err(|e| HarnessError::new("the fleet", e))?;
-    ingest::wait_connected(&fleet, interrupt)?;
+        ..FleetSpec::new(cluster.mqtt(), PREFIX, DEVICES as u32, Load::Idle)
+    })?;
+    fleet.wait_connected(interrupt)?;
     let target = Target {
         client: cluster.client().clone(),
         bases: Arc::new(cluster.http().iter().map(|http| format!("http://{http}")).collect()),
@@ -70,8 +63,7 @@ pub fn measure(
         let rate = round.len() as f64 / args.time.as_secs_f64();
         report.add(Who::Holdfast, name("calls"), "1/s", &[rate]);
     }
-    fleet.finish(DRAIN).map_err(|e| HarnessError::new("the fleet", e))?;
-    Ok(())
+    fleet.finish(DRAIN).map(drop)
 }
 
 /// Calls one after another from each of `callers`, and returns the sorted times in milliseconds.

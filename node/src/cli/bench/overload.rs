@@ -3,20 +3,23 @@
 //! The maximum is measured first, in the same run, and every figure is a ratio to it or stands
 //! beside it. The generator does not spare the server: it sends when a message is due, whatever
 //! the answers are. What finds its window full is *held back* (the server does not read: TCP
-//! back-pressure), what is answered with a refusal is *refused*; the sum is what was offered.
+//! back-pressure) and never sent, what is answered with a refusal is *refused*; offered is what
+//! was sent and what was held back.
 
 use std::time::{Duration, Instant};
 
-use simulator::{Fleet, FleetConfig, Load, Progress};
+use simulator::drive::tally::Counts;
 
+use super::fleet::{Fleet, FleetSpec, Load};
+use super::recorded::Stretch;
 use super::report::{Report, Who};
-use super::{ingest, note, BenchArgs};
+use super::{note, BenchArgs};
 use crate::cli::local::{HarnessError, Interrupt, LocalCluster};
 
 /// Publishes one device may have unacknowledged; what the server allows.
 const WINDOW: u16 = 32;
 /// Devices that send one message a second throughout, to see what the others do to them.
-const QUIET_DEVICES: usize = 50;
+const QUIET_DEVICES: u32 = 50;
 /// The load falls back to half of the maximum; a slice in which nothing is refused or late is calm.
 const SLICE: Duration = Duration::from_millis(500);
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(30);
@@ -123,97 +126,78 @@ struct Runs<'a> {
 }
 
 impl Runs<'_> {
-    fn fleet(&mut self, prefix: &str, devices: usize, load: Load) -> Result<Fleet, HarnessError> {
+    fn spec(&mut self, prefix: &str, devices: u32, load: Load) -> FleetSpec {
         self.run += 1;
-        let config = FleetConfig {
-            endpoints: self.cluster.mqtt(),
-            devices,
-            device_prefix: prefix.to_owned(),
+        FleetSpec {
             run: self.run,
-            load,
-            payload_bytes: self.args.payload as usize,
-            threads: self.args.threads as usize,
-            record: false,
-            seed: u64::from(self.run),
-            timing: simulator::fleet::Timing {
-                ack_timeout: Duration::from_secs(30),
-                ..Default::default()
-            },
-            ..Default::default()
-        };
-        let fleet = Fleet::start(config).map_err(|e| HarnessError::new("the fleet", e))?;
-        ingest::wait_connected(&fleet, self.interrupt)?;
-        Ok(fleet)
+            payload_bytes: self.args.payload,
+            threads: self.args.threads,
+            ack_timeout: Duration::from_secs(30),
+            ..FleetSpec::new(self.cluster.mqtt(), prefix, devices, load)
+        }
     }
 
     fn maximum(&mut self) -> Result<Sample, HarnessError> {
-        let fleet = self.fleet("over", self.args.devices as usize, Load::Closed { window: 16 })?;
-        fleet.publish();
+        let spec = self.spec("over", self.args.devices, Load::Closed { window: 16 });
+        let fleet = Fleet::start(&spec)?;
+        fleet.wait_publishing(self.interrupt)?;
         self.interrupt.sleep(self.args.warm_up)?;
-        self.watch(&fleet)
-            .and_then(|sample| Ok(latencies(sample, finish(fleet, DRAIN)?)))
+        let (from_us, to_us, resident) = self.watch(&fleet)?;
+        let stretch = fleet.finish(DRAIN)?.stretch(from_us, to_us)?;
+        Ok(sample(&stretch, to_us - from_us, resident))
     }
 
+    /// Three fleets connect together: the load, devices that send little meanwhile, and the calm
+    /// that follows when the load ends.
     fn beyond(&mut self, factor: f64, max: f64) -> Result<Sample, HarnessError> {
-        let devices = self.args.devices as usize;
-        let quiet = self.fleet(
-            "quiet",
-            QUIET_DEVICES,
-            Load::shed(QUIET_DEVICES as f64, QUIET_DEVICES, 1),
-        )?;
-        let calm = self.fleet("calm", devices, Load::shed(max / 2.0, devices, WINDOW))?;
-        let fleet = self.fleet("over", devices, Load::shed(max * factor, devices, WINDOW))?;
+        let devices = self.args.devices;
+        let shed = |per_second: f64, window| Load::Shed { per_second, window };
+        let mut quiet = self.spec("quiet", QUIET_DEVICES, shed(f64::from(QUIET_DEVICES), 1));
+        let mut calm = self.spec("calm", devices, shed(max / 2.0, WINDOW));
+        let mut load = self.spec("over", devices, shed(max * factor, WINDOW));
+        let begins = Instant::now() + load.connect_time() * 2;
+        let ends = begins + self.args.warm_up + self.args.time;
+        (quiet.publish_at, load.publish_at, calm.publish_at) = (Some(begins), Some(begins), Some(ends));
+        let (quiet, calm, fleet) = (Fleet::start(&quiet)?, Fleet::start(&calm)?, Fleet::start(&load)?);
+        calm.wait_connected(self.interrupt)?;
+        fleet.wait_connected(self.interrupt)?;
+        quiet.wait_publishing(self.interrupt)?;
         let terms = self.cluster.terms()?;
-        quiet.publish();
-        fleet.publish();
         self.interrupt.sleep(self.args.warm_up)?;
-        quiet.measure();
-        let sample = self.watch(&fleet)?;
-        quiet.end_measurement();
+        let quiet_from_us = quiet.now_us();
+        let (from_us, to_us, resident) = self.watch(&fleet)?;
+        let quiet_to_us = quiet.now_us();
         let ended = Instant::now();
-        calm.publish();
-        let report = finish(fleet, Duration::ZERO)?;
+        let stretch = fleet.finish(Duration::ZERO)?.stretch(from_us, to_us)?;
         let recovery_ms = self.recovered(&calm, ended)?.as_secs_f64() * 1_000.0;
-        finish(calm, DRAIN)?;
-        let quiet = finish(quiet, DRAIN)?;
+        calm.finish(DRAIN)?;
+        let quiet = quiet.finish(DRAIN)?.stretch(quiet_from_us, quiet_to_us)?;
         Ok(Sample {
-            quiet_p99_ms: quantile(&quiet, 0.99),
+            quiet_p99_ms: quiet.p50_p99_ms().1,
             elections: self.cluster.terms()?.saturating_sub(terms) as f64,
             recovery_ms,
-            ..latencies(sample, report)
+            ..sample(&stretch, to_us - from_us, resident)
         })
     }
 
-    /// Counts what happens in the measured time.
-    fn watch(&self, fleet: &Fleet) -> Result<Sample, HarnessError> {
-        let before = Counts::of(fleet);
-        let (started, mut resident) = (Instant::now(), 0);
-        fleet.measure();
+    /// The measured time in the fleet's µs, and the most that all nodes held in memory meanwhile.
+    fn watch(&self, fleet: &Fleet) -> Result<(u64, u64, u64), HarnessError> {
+        let (from_us, started, mut resident) = (fleet.now_us(), Instant::now(), 0);
         while started.elapsed() < self.args.time {
             self.interrupt.sleep(Duration::from_millis(200))?;
             resident = resident.max(self.cluster.resident_bytes()?);
         }
-        let counts = Counts::of(fleet).since(&before);
-        fleet.end_measurement();
-        let per_second = |count: u64| count as f64 / started.elapsed().as_secs_f64();
-        Ok(Sample {
-            offered: per_second(counts.published + counts.held_back),
-            goodput: per_second(counts.acknowledged),
-            refused: per_second(counts.refused),
-            held_back: per_second(counts.held_back),
-            resident_mb: resident as f64 / 1e6,
-            ..Sample::default()
-        })
+        Ok((from_us, fleet.now_us(), resident))
     }
 
     /// From the end of the overload to the end of the first calm slice.
     fn recovered(&self, calm: &Fleet, ended: Instant) -> Result<Duration, HarnessError> {
         loop {
-            let before = Counts::of(calm);
+            let before = calm.counts();
             self.interrupt.sleep(SLICE)?;
-            let slice = Counts::of(calm).since(&before);
-            let served = slice.acknowledged * 100 >= slice.published * 95;
-            if slice.published > 0 && served && slice.refused + slice.held_back == 0 {
+            let slice = since(&calm.counts(), &before);
+            let served = slice.acked * 100 >= slice.sent * 95;
+            if slice.sent > 0 && served && slice.refused + slice.dropped == 0 {
                 return Ok(ended.elapsed());
             }
             if ended.elapsed() > RECOVERY_DEADLINE {
@@ -224,50 +208,27 @@ impl Runs<'_> {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Counts {
-    published: u64,
-    acknowledged: u64,
-    refused: u64,
-    held_back: u64,
-}
-
-impl Counts {
-    fn of(fleet: &Fleet) -> Self {
-        let progress = &fleet.progress;
-        Self {
-            published: Progress::read(&progress.published),
-            acknowledged: Progress::read(&progress.acknowledged),
-            refused: Progress::read(&progress.refused),
-            held_back: Progress::read(&progress.held_back),
-        }
-    }
-
-    fn since(&self, before: &Self) -> Self {
-        Self {
-            published: self.published - before.published,
-            acknowledged: self.acknowledged - before.acknowledged,
-            refused: self.refused - before.refused,
-            held_back: self.held_back - before.held_back,
-        }
-    }
-}
-
-fn finish(fleet: Fleet, drain: Duration) -> Result<simulator::fleet::FleetReport, HarnessError> {
-    fleet.finish(drain).map_err(|e| HarnessError::new("the fleet", e))
-}
-
-fn latencies(sample: Sample, report: simulator::fleet::FleetReport) -> Sample {
+fn sample(stretch: &Stretch, long_us: u64, resident: u64) -> Sample {
+    let per_second = |count: u64| count as f64 * 1e6 / long_us.max(1) as f64;
+    let (p50_ms, p99_ms) = stretch.p50_p99_ms();
     Sample {
-        p50_ms: quantile(&report, 0.5),
-        p99_ms: quantile(&report, 0.99),
-        ..sample
+        offered: per_second(stretch.sent + stretch.dropped),
+        goodput: per_second(stretch.acked),
+        refused: per_second(stretch.refused),
+        held_back: per_second(stretch.dropped),
+        p50_ms,
+        p99_ms,
+        resident_mb: resident as f64 / 1e6,
+        ..Sample::default()
     }
 }
 
-fn quantile(report: &simulator::fleet::FleetReport, q: f64) -> f64 {
-    match report.latency.is_empty() {
-        true => f64::NAN,
-        false => report.latency.value_at_quantile(q) as f64 / 1_000.0,
+fn since(now: &Counts, before: &Counts) -> Counts {
+    Counts {
+        sent: now.sent - before.sent,
+        acked: now.acked - before.acked,
+        refused: now.refused - before.refused,
+        dropped: now.dropped - before.dropped,
+        ..Counts::default()
     }
 }

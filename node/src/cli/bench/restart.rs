@@ -3,16 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use simulator::fleet::Timing;
-use simulator::{Fleet, FleetConfig, Load, Progress};
-
+use super::fleet::{Fleet, FleetSpec, Load};
 use super::report::{Report, Who};
-use super::{ingest, memory, note, BenchArgs};
+use super::{memory, note, BenchArgs};
 use crate::cli::local::{HarnessError, Interrupt, LocalCluster};
 
 /// Large messages fill a disk with little CPU. Unit: bytes.
-const FILL_PAYLOAD: usize = 16 * 1024;
-const FILL_DEVICES: u64 = 200;
+const FILL_PAYLOAD: u32 = 16 * 1024;
+const FILL_DEVICES: u32 = 200;
 /// The slowest filling that is waited for.
 const FILL_BYTES_PER_SEC_MIN: u64 = 1_000_000;
 const FILL_SECS_MIN: u64 = 60;
@@ -38,7 +36,7 @@ pub fn measure(args: &BenchArgs, report: &mut Report, interrupt: &Interrupt) -> 
     let what = format!(
         "restart with {} devices and {} MB of telemetry",
         chaos::verdict::grouped(args.restart_devices.into()),
-        chaos::verdict::grouped(stored * FILL_PAYLOAD as u64 / 1_000_000)
+        chaos::verdict::grouped(stored * u64::from(FILL_PAYLOAD) / 1_000_000)
     );
     report.add(Who::Holdfast, format!("{what}: every shard led"), "s", &[led]);
     report.add(
@@ -50,24 +48,16 @@ pub fn measure(args: &BenchArgs, report: &mut Report, interrupt: &Interrupt) -> 
     Ok(())
 }
 
-/// Returns how many messages were acknowledged.
+/// Returns how many messages were acknowledged: so many bytes of them, and what was on its way.
 fn fill(cluster: &LocalCluster, bytes: u64, interrupt: &Interrupt) -> Result<u64, HarnessError> {
-    let messages = bytes.div_ceil(FILL_PAYLOAD as u64);
-    let per_device = messages.div_ceil(FILL_DEVICES);
-    let fleet = start(
-        cluster,
-        FILL_DEVICES as usize,
-        "fill",
-        FILL_PAYLOAD,
-        u32::try_from(per_device).unwrap_or(u32::MAX),
-    )?;
-    ingest::wait_connected(&fleet, interrupt)?;
-    fleet.publish();
-    let total = per_device * FILL_DEVICES;
+    let total = bytes.div_ceil(u64::from(FILL_PAYLOAD));
+    let fleet = Fleet::start(&spec(cluster, FILL_DEVICES, "fill", FILL_PAYLOAD))?;
+    fleet.wait_publishing(interrupt)?;
     let end = Instant::now() + Duration::from_secs(FILL_SECS_MIN + bytes / FILL_BYTES_PER_SEC_MIN);
     let mut told = Instant::now();
     loop {
-        let done = Progress::read(&fleet.progress.acknowledged) + Progress::read(&fleet.progress.refused);
+        let counts = fleet.counts();
+        let done = counts.acked + counts.refused;
         if done >= total {
             break;
         }
@@ -80,53 +70,42 @@ fn fill(cluster: &LocalCluster, bytes: u64, interrupt: &Interrupt) -> Result<u64
             told = Instant::now();
             note(&format!("restart: {done} of {total} messages stored"));
         }
-        interrupt.sleep(Duration::from_millis(100))?;
+        interrupt.sleep(Duration::from_millis(20))?;
     }
-    let stored = Progress::read(&fleet.progress.acknowledged);
-    fleet.finish(DRAIN).map_err(|e| HarnessError::new("the fleet", e))?;
+    let (_, stored) = fleet.finish(DRAIN)?.unknown_and_acked()?;
     Ok(stored)
 }
 
 /// Seconds from `started` until every shard has acknowledged a write.
 fn first_writes(cluster: &LocalCluster, started: Instant, interrupt: &Interrupt) -> Result<f64, HarnessError> {
-    // So many that no shard is without one.
-    let devices = usize::from(cluster.file.shards) * 16;
-    let fleet = start(cluster, devices, "probe", 256, u32::MAX)?;
-    fleet.publish();
-    while !fleet.progress.shard_gaps().iter().all(Option::is_some) {
+    let shards = cluster.file.shards;
+    // So many that no shard is without one. They do not wait for one another.
+    let devices = u32::from(shards) * 16;
+    let spec = FleetSpec {
+        // All at once, and they publish as they connect.
+        connect_rate: 100_000,
+        publish_at: Some(Instant::now()),
+        ..spec(cluster, devices, "probe", 256)
+    };
+    let began = started.elapsed();
+    let fleet = Fleet::start(&spec)?;
+    loop {
+        if let Some(last_us) = fleet.every_shard_acknowledged_us(shards)? {
+            fleet.finish(DRAIN)?;
+            return Ok((began + Duration::from_micros(last_us)).as_secs_f64());
+        }
         if started.elapsed() > WRITE_DEADLINE {
             return Err(HarnessError::Failed(
                 "writes are not acknowledged after the restart".into(),
             ));
         }
-        interrupt.sleep(Duration::from_millis(5))?;
+        interrupt.sleep(Duration::from_millis(100))?;
     }
-    let took = started.elapsed().as_secs_f64();
-    fleet.finish(DRAIN).map_err(|e| HarnessError::new("the fleet", e))?;
-    Ok(took)
 }
 
-fn start(
-    cluster: &LocalCluster,
-    devices: usize,
-    prefix: &str,
-    payload_bytes: usize,
-    messages: u32,
-) -> Result<Fleet, HarnessError> {
-    let config = FleetConfig {
-        endpoints: cluster.mqtt(),
-        devices,
-        device_prefix: prefix.into(),
-        load: Load::Closed { window: 8 },
-        timing: Timing {
-            messages_per_device_max: messages,
-            ack_timeout: Duration::from_secs(20),
-            ..Default::default()
-        },
+fn spec(cluster: &LocalCluster, devices: u32, prefix: &str, payload_bytes: u32) -> FleetSpec {
+    FleetSpec {
         payload_bytes,
-        shards: cluster.file.shards,
-        record: false,
-        ..Default::default()
-    };
-    Fleet::start(config).map_err(|e| HarnessError::new("the fleet", e))
+        ..FleetSpec::new(cluster.mqtt(), prefix, devices, Load::Closed { window: 8 })
+    }
 }

@@ -3,10 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use simulator::fleet::Timing;
-use simulator::{Fleet, FleetConfig, Load, Progress};
-
-use super::ingest::wait_connected;
+use super::fleet::{Fleet, FleetSpec, Load};
 use super::report::{Report, Who};
 use super::{memory, note, BenchArgs};
 use crate::cli::local::{HarnessError, Interrupt, LocalCluster};
@@ -78,41 +75,37 @@ fn samples(
     connected: u32,
     interrupt: &Interrupt,
 ) -> Result<Vec<f64>, HarnessError> {
-    let devices = connected as usize;
-    let config = FleetConfig {
-        endpoints: cluster.mqtt(),
-        devices,
-        device_prefix: "reg".into(),
-        load: Load::open(f64::from(args.scale_rate), devices, WINDOW),
-        payload_bytes: args.payload as usize,
-        threads: args.threads as usize,
-        record: false,
-        timing: Timing {
-            ack_timeout: Duration::from_secs(20),
-            ..Default::default()
-        },
-        ..Default::default()
+    let load = Load::Open {
+        per_second: f64::from(args.scale_rate),
+        window: WINDOW,
     };
-    let fleet = Fleet::start(config).map_err(|e| HarnessError::new("the fleet", e))?;
-    wait_connected(&fleet, interrupt)?;
-    fleet.publish();
+    let fleet = Fleet::start(&FleetSpec {
+        payload_bytes: args.payload,
+        threads: args.threads,
+        ..FleetSpec::new(cluster.mqtt(), "reg", connected, load)
+    })?;
+    fleet.wait_publishing(interrupt)?;
     interrupt.sleep(args.warm_up)?;
     let processes = cluster.processes()?;
     let cpu = || -> Duration { processes.iter().filter_map(chaos::process::Process::cpu_time).sum() };
-    let acknowledged = || Progress::read(&fleet.progress.acknowledged) as f64;
-    let mut costs = Vec::new();
-    for run in 1..=args.repetitions {
-        let (used, count) = (cpu(), acknowledged());
+    let mut marks = Vec::new();
+    for _ in 0..args.repetitions {
+        let (from_us, used) = (fleet.now_us(), cpu());
         interrupt.sleep(args.time)?;
-        let (used, count) = (cpu().saturating_sub(used), acknowledged() - count);
+        marks.push((from_us, fleet.now_us(), cpu().saturating_sub(used)));
+    }
+    let recorded = fleet.finish(DRAIN)?;
+    let mut costs = Vec::new();
+    for (run, (from_us, to_us, used)) in marks.into_iter().enumerate() {
+        let count = recorded.stretch(from_us, to_us)?.acked as f64;
         let cost = used.as_secs_f64() * 1_000_000.0 / count.max(1.0);
         note(&format!(
-            "scale: {connected} connected, {run}/{}: {:.0} msg/s, {cost:.1} ms/1k",
+            "scale: {connected} connected, {}/{}: {:.0} msg/s, {cost:.1} ms/1k",
+            run + 1,
             args.repetitions,
-            count / args.time.as_secs_f64()
+            count * 1e6 / (to_us - from_us).max(1) as f64
         ));
         costs.push(cost);
     }
-    fleet.finish(DRAIN).map_err(|e| HarnessError::new("the fleet", e))?;
     Ok(costs)
 }

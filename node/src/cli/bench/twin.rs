@@ -1,18 +1,13 @@
 //! Twin reports over MQTT: each device patches its reported properties, one patch at a time, and
 //! waits for the answer with the version. What a replicated put costs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use simulator::fleet::Timing;
-use simulator::{Fleet, FleetConfig, Load, Progress};
-
-use super::ingest::wait_connected;
+use super::fleet::{Fleet, FleetSpec, Load};
 use super::report::{Report, Who};
 use super::{note, BenchArgs};
 use crate::cli::local::{HarnessError, Interrupt, LocalCluster};
 
-/// Shorter than any answer takes, so that the next patch leaves with the answer to the last one.
-const INTERVAL: Duration = Duration::from_micros(1);
 const DRAIN: Duration = Duration::from_secs(10);
 
 pub fn measure(
@@ -39,35 +34,23 @@ pub fn measure(
 
 /// Patches a second, and CPU milliseconds of all nodes per 1,000 of them.
 fn once(args: &BenchArgs, cluster: &LocalCluster, run: u32, interrupt: &Interrupt) -> Result<(f64, f64), HarnessError> {
-    let config = FleetConfig {
-        endpoints: cluster.mqtt(),
-        devices: args.devices as usize,
-        device_prefix: "twin".into(),
+    let fleet = Fleet::start(&FleetSpec {
         run,
-        load: Load::Idle,
-        threads: args.threads as usize,
-        record: false,
-        seed: u64::from(run),
-        timing: Timing {
-            twin_interval: Some(INTERVAL),
-            ack_timeout: Duration::from_secs(20),
-            ..Default::default()
-        },
-        ..Default::default()
-    };
-    let fleet = Fleet::start(config).map_err(|e| HarnessError::new("the fleet", e))?;
-    wait_connected(&fleet, interrupt)?;
-    fleet.publish();
+        threads: args.threads,
+        reports: true,
+        ..FleetSpec::new(cluster.mqtt(), "twin", args.devices, Load::Idle)
+    })?;
+    fleet.wait_publishing(interrupt)?;
     interrupt.sleep(args.warm_up)?;
     let processes = cluster.processes()?;
     let cpu = || -> Duration { processes.iter().filter_map(chaos::process::Process::cpu_time).sum() };
-    let patches = || Progress::read(&fleet.progress.twin_acknowledged) as f64;
-    let (started, cpu_before, before) = (Instant::now(), cpu(), patches());
+    let (from_us, cpu_before) = (fleet.now_us(), cpu());
     interrupt.sleep(args.time)?;
-    let (time, used, count) = (started.elapsed(), cpu().saturating_sub(cpu_before), patches() - before);
-    fleet.finish(DRAIN).map_err(|e| HarnessError::new("the fleet", e))?;
+    let (to_us, used) = (fleet.now_us(), cpu().saturating_sub(cpu_before));
+    let count = fleet.finish(DRAIN)?.reports(from_us, to_us)? as f64;
     if count < 1.0 {
         return Err(HarnessError::Failed("no twin report was answered".into()));
     }
-    Ok((count / time.as_secs_f64(), used.as_secs_f64() * 1_000_000.0 / count))
+    let seconds = (to_us - from_us) as f64 / 1e6;
+    Ok((count / seconds, used.as_secs_f64() * 1_000_000.0 / count))
 }
