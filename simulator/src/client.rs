@@ -19,7 +19,6 @@ use tokio::time::{sleep, sleep_until, timeout};
 use crate::fleet::Load;
 use crate::ledger::{DeviceLedger, GapClock, Refusal};
 use crate::link::{exchange, flush, Broken, Lane, Link};
-use crate::methods;
 use crate::progress::Progress;
 use crate::protocol::{Incoming, Opening, Outcome, ProtocolError, Version};
 use crate::session::{Sent, Session, WINDOW_MAX};
@@ -248,11 +247,6 @@ impl Device {
                 .codec
                 .subscribe(id, &self.session.profile.twin_answers(), &mut self.link.out)?;
         }
-        if lane.methods && (first || !present) {
-            let id = self.session.packet_id();
-            let filter = methods::filter(&self.session.profile.device);
-            self.link.codec.subscribe(id, &filter, &mut self.link.out)?;
-        }
         self.shed(Instant::now());
         Progress::add(&lane.progress.resent, self.session.outstanding().len() as u64);
         self.session.resend(&mut self.link.codec, &mut self.link.out)?;
@@ -460,10 +454,7 @@ impl Device {
                     if let Some(id) = packet_id {
                         self.link.codec.acknowledge(id, &mut self.link.out)?;
                     }
-                    match methods::echo(&self.session.profile.device, &topic, &payload) {
-                        Some((topic, answer)) => self.link.codec.publish_once(topic, answer, &mut self.link.out)?,
-                        None => self.twin_answered(&topic, &payload, now),
-                    }
+                    self.twin_answered(&topic, &payload, now);
                 }
                 Incoming::Disconnected { code } => return Err(Broken::Disconnected(code)),
                 Incoming::Subscribed { refused: true } => {

@@ -1,6 +1,7 @@
 //! Many devices on few threads: starting, watching and ending them.
 //!
-//! Small on purpose, and replaceable: profiles and scenarios come later. A fleet is bounded by
+//! The generator of the tests that break clusters, whose checker (`chaos`) reads its ledger. Runs
+//! of scenarios, the demo and the benchmark are driven by `drive` instead. A fleet is bounded by
 //! what its configuration says: devices, acknowledgements recorded, and the drain's deadline.
 
 use std::cell::{Cell, RefCell};
@@ -137,8 +138,6 @@ pub struct FleetConfig {
     pub v5_share: f64,
     /// Whether MQTT 5 publishes carry a message id.
     pub message_ids: bool,
-    /// Whether devices listen for method calls; each is answered with what it brought.
-    pub methods: bool,
     /// 1..=64. The generator shares the machine with what it measures.
     pub threads: usize,
     /// Shards of the cluster, for gaps per shard; 0: not measured.
@@ -163,7 +162,6 @@ impl Default for FleetConfig {
             payload_bytes: 256,
             v5_share: 0.5,
             message_ids: false,
-            methods: false,
             threads: 1,
             shards: 0,
             record: true,
@@ -360,7 +358,6 @@ fn run_lane(
         load: config.load,
         timing: config.timing.clone(),
         record: config.record,
-        methods: config.methods,
         progress,
         connecting: Semaphore::new(64),
         scratch: RefCell::new(vec![0; READ_BUFFER_BYTES]),

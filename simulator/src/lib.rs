@@ -14,7 +14,6 @@ pub mod haul;
 pub mod history;
 pub mod ledger;
 mod link;
-mod methods;
 pub mod payload;
 pub mod payloads;
 pub mod plan;

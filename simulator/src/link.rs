@@ -29,7 +29,6 @@ pub(crate) struct Lane {
     pub load: Load,
     pub timing: Timing,
     pub record: bool,
-    pub methods: bool,
     pub progress: Arc<Progress>,
     pub connecting: Semaphore,
     pub scratch: RefCell<Vec<u8>>,
