@@ -214,14 +214,38 @@ impl Device {
         self.drop_wire(cx);
         if until_us != u64::MAX {
             self.excused_us = cx.clock.real_us(until_us);
+            self.excuse_flights(self.excused_us.saturating_sub(cx.now_us));
         }
         self.enter(State::Away { until_us }, cx);
         self.begin_backlog(cx);
     }
 
+    /// Nobody hears an answer in a tunnel: what is outstanding waits so much longer, by the device's
+    /// own doing.
+    fn excuse_flights(&mut self, absence_us: u64) {
+        for flight in self.flights.iter_mut() {
+            flight.intended_us += absence_us;
+        }
+        if let Some(report) = &mut self.twin.flight {
+            report.intended_us += absence_us;
+        }
+    }
+
+    /// Nothing outstanding is meant to be sent later than `now_us`.
+    fn excuse_until(&mut self, now_us: u64) {
+        for flight in self.flights.iter_mut() {
+            flight.intended_us = flight.intended_us.min(now_us);
+        }
+        if let Some(report) = &mut self.twin.flight {
+            report.intended_us = report.intended_us.min(now_us);
+        }
+    }
+
     pub fn return_from_away(&mut self, cx: &mut Context) {
         self.act_while_away(cx);
         if matches!(self.state, State::Away { until_us } if cx.mode != Mode::Run || cx.scenario_now_us() >= until_us) {
+            // It is called back early when the run ends.
+            self.excuse_until(cx.now_us);
             self.connect(cx);
         }
     }

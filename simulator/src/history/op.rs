@@ -82,7 +82,8 @@ pub struct Op {
     pub subject: u32,
     pub kind: Kind,
     pub n: u64,
-    /// When it should have begun.
+    /// When it should have begun. Later than it was sent where the device then was away on purpose,
+    /// by the time of its absence.
     pub intended_us: u64,
     /// When it was first sent.
     pub sent_us: u64,

@@ -110,7 +110,7 @@ impl Summary {
         }
     }
 
-    /// A wait begins with the last answer, or with the send if that is later. What is never
+    /// A wait begins with the last answer, or with the send or its intended time if that is later. What is never
     /// answered ends one too.
     fn wait(&mut self, op: &Op) {
         let awaited = matches!(op.kind, Kind::Telemetry) && op.sends > 0 && !op.unconfirmed;
@@ -121,7 +121,9 @@ impl Summary {
         if self.answered_us.len() <= at {
             self.answered_us.resize(at + 1, 0);
         }
-        let waited = op.done_us.saturating_sub(self.answered_us[at].max(op.sent_us));
+        let waited = op
+            .done_us
+            .saturating_sub(self.answered_us[at].max(op.sent_us).max(op.intended_us));
         self.longest_wait_us = self.longest_wait_us.max(waited);
         if op.outcome != Outcome::Unknown {
             self.answered_us[at] = op.done_us;

@@ -68,8 +68,7 @@ pub struct Report {
     /// The generator's own delay.
     pub send_lag_ms: Latency,
     pub acked_per_second: f64,
-    /// The longest that one device waited for an answer to something it had sent, its own absences
-    /// included.
+    /// The longest that one device waited for an answer to something it had sent.
     #[serde(default)]
     pub longest_wait_ms: f64,
     pub operations: u64,
