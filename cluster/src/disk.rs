@@ -5,10 +5,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actors::device::Command;
 
+use crate::storage::fault::DiskFaults;
 use crate::storage::reserve::{disk_free, disk_size, DiskLevel, Reserve, Watermarks};
 
 /// What a refused caller is told.
@@ -22,6 +23,8 @@ const LOG_ROOM: u64 = 8 << 20;
 
 pub struct DiskGuard {
     dir: PathBuf,
+    /// May hide what room there is.
+    faults: Option<Arc<dyn DiskFaults>>,
     marks: Watermarks,
     level: AtomicU8,
     /// Bytes that will be written anyway, as of the last look.
@@ -41,8 +44,9 @@ struct Held {
 
 impl DiskGuard {
     /// Takes the reserve, if there is room for it.
-    pub fn new(dir: PathBuf) -> Self {
+    pub fn new(dir: PathBuf, faults: Option<Arc<dyn DiskFaults>>) -> Self {
         let mut guard = Self::of(dir);
+        guard.faults = faults;
         {
             let held = guard.held.get_mut().unwrap_or_else(PoisonError::into_inner);
             held.reserve = Some(Reserve::new(&guard.dir, guard.marks.reserve()));
@@ -69,6 +73,7 @@ impl DiskGuard {
         Self {
             marks: disk_size(&dir).map_or_else(|_| Watermarks::default(), Watermarks::for_disk_of),
             dir,
+            faults: None,
             level: AtomicU8::new(0),
             owed: AtomicU64::new(0),
             held: Mutex::new(held),
@@ -132,6 +137,9 @@ impl DiskGuard {
     }
 
     fn free(&self) -> u64 {
+        if self.faults.as_ref().is_some_and(|faults| faults.takes_the_room()) {
+            return 0;
+        }
         disk_free(&self.dir).unwrap_or(0)
     }
 

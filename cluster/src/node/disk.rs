@@ -18,6 +18,7 @@ use crate::config::ClusterConfig;
 use crate::disk::DiskGuard;
 use crate::raft;
 use crate::storage::damage::{self, Damage, Found};
+use crate::storage::fault::DiskFaults;
 use crate::storage::identity::{DirLock, Fresh, Identity, IdentityError, Wanted};
 use crate::storage::ledger::FileLedger;
 use crate::storage::memory::{MemoryLog, MemoryState};
@@ -54,6 +55,7 @@ pub struct Opening<'a> {
     pub clock: Arc<dyn Clock>,
     pub rng: &'a mut StdRng,
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
+    pub faults: Option<Arc<dyn DiskFaults>>,
 }
 
 /// Why the directory cannot be used.
@@ -171,7 +173,7 @@ fn open_stores(opening: &mut Opening<'_>, damage: &mut Damage) -> Result<Stores,
     let (alone, met) = (config.members.len() == 1, ledger.clone());
     let alarm = alarm(opening, move || !alone || !met.is_empty());
     let cache = BlockCache::new(config.block_cache_bytes);
-    let guard = Arc::new(DiskGuard::new(dir.clone()));
+    let guard = Arc::new(DiskGuard::new(dir.clone(), opening.faults.clone()));
     let watched = guard.clone();
     let room: Room = Arc::new(move || watched.has_room());
     let log = open_log(opening, (&cache, &room), fresh)?;
@@ -219,6 +221,7 @@ fn open_log(opening: &Opening<'_>, (cache, room): (&BlockCache, &Room), fresh: b
         skip_fsync: config.unsafe_skip_log_fsync,
         skip_vote_fsync: config.unsafe_skip_vote_fsync,
         room: room.clone(),
+        faults: opening.faults.clone(),
         ..LogOptions::new(cache.clone())
     };
     let ends = opening.fatal.clone();
@@ -262,6 +265,7 @@ fn open_state(
     let options = |must_exist| StateOptions {
         must_exist,
         room: room.clone(),
+        faults: opening.faults.clone(),
         ..StateOptions::new(cache.clone())
     };
     let found = match damage.state.clone() {

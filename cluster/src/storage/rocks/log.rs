@@ -17,7 +17,7 @@ use super::entries::{self, Overlay};
 use super::queue::Queue;
 use super::wal::{self, Mark};
 use super::writer::{Fatal, Writer};
-use super::{base_options, io_error, log_keys, open_error, properties, refuse_headless, BlockCache};
+use super::{base_options, before_read, io_error, log_keys, open_error, properties, refuse_headless, BlockCache};
 use crate::storage::extent::Extent;
 use crate::storage::fault::DiskFaults;
 use crate::storage::room::{self, Room};
@@ -53,6 +53,7 @@ pub struct RocksLog {
     db: Arc<DB>,
     dir: PathBuf,
     queue: Arc<Queue>,
+    faults: Option<Arc<dyn DiskFaults>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -85,7 +86,7 @@ impl RocksLog {
             db: db.clone(),
             queue: queue.clone(),
             fatal: fatal.into(),
-            faults: options.faults,
+            faults: options.faults.clone(),
             room: options.room,
             skip_fsync: options.skip_fsync,
             skip_vote_fsync: options.skip_vote_fsync,
@@ -104,6 +105,7 @@ impl RocksLog {
             db,
             dir: dir.to_owned(),
             queue,
+            faults: options.faults,
             writer: Mutex::new(Some(thread)),
         })
     }
@@ -126,6 +128,7 @@ impl LogStore for RocksLog {
     }
 
     fn entries(&self, shard: ShardId, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<(u64, Bytes)>> {
+        before_read(&self.faults)?;
         let state = self.queue.lock();
         refuse_failed(&state.failed)?;
         let Some((first, last)) = state.extents.get(&shard).and_then(|extent| extent.present) else {
@@ -151,6 +154,7 @@ impl LogStore for RocksLog {
     }
 
     fn record(&self, shard: ShardId, record: LogRecord) -> io::Result<Option<Bytes>> {
+        before_read(&self.faults)?;
         let state = self.queue.lock();
         refuse_failed(&state.failed)?;
         if let Some(value) = entries::pending_record(&state.pending(shard), record) {
