@@ -55,6 +55,8 @@ pub struct ClusterConfig {
     pub unsafe_skip_log_fsync: bool,
     /// As above, for votes.
     pub unsafe_skip_vote_fsync: bool,
+    /// Whether fault leases may be installed in this node; see [`crate::faults`].
+    pub allow_drills: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

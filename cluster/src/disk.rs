@@ -5,10 +5,11 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actors::device::Command;
 
+use crate::storage::fault::DiskFaults;
 use crate::storage::reserve::{disk_free, disk_size, DiskLevel, Reserve, Watermarks};
 
 /// What a refused caller is told.
@@ -16,6 +17,8 @@ pub const REFUSAL: &str = "the disk is nearly full; free some space";
 
 pub struct DiskGuard {
     dir: PathBuf,
+    /// May hide what room there is.
+    faults: Option<Arc<dyn DiskFaults>>,
     marks: Watermarks,
     level: AtomicU8,
     /// Whether the reserve is held.
@@ -24,12 +27,13 @@ pub struct DiskGuard {
 
 impl DiskGuard {
     /// Takes the reserve, if there is room for it.
-    pub fn new(dir: PathBuf) -> Self {
+    pub fn new(dir: PathBuf, faults: Option<Arc<dyn DiskFaults>>) -> Self {
         let marks = disk_size(&dir).map_or_else(|_| Watermarks::default(), Watermarks::for_disk_of);
         let reserve = Reserve::new(&dir, marks.reserve());
         let guard = Self {
             marks,
             dir,
+            faults,
             level: AtomicU8::new(0),
             reserve: Mutex::new((reserve, true)),
         };
@@ -89,6 +93,9 @@ impl DiskGuard {
     }
 
     fn free(&self, owed: u64) -> u64 {
+        if self.faults.as_ref().is_some_and(|faults| faults.takes_the_room()) {
+            return 0;
+        }
         disk_free(&self.dir).unwrap_or(0).saturating_sub(owed)
     }
 

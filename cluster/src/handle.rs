@@ -20,6 +20,7 @@ use crate::api::{
 };
 use crate::catalog::CatalogCommand;
 use crate::config::ClusterConfig;
+use crate::faults::Faults;
 use crate::node::start::{start, Running};
 use crate::router::protocol::{Ask, Told};
 use crate::router::TraceSource;
@@ -370,6 +371,8 @@ impl Cluster {
         let running = &self.running;
         let end = Instant::now() + deadline;
         running.keeper.leaving.store(true, Ordering::Release);
+        // Nothing that a drill holds up may hold up the stop.
+        running.faults.heal_all();
         let others = running
             .transport
             .peers()
@@ -434,6 +437,11 @@ impl Cluster {
     /// commands. Without one, none is sent.
     pub fn set_trace_source(&self, source: TraceSource) {
         self.running.router.set_trace_source(source);
+    }
+
+    /// The fault leases of this node.
+    pub fn faults(&self) -> Arc<Faults> {
+        self.running.faults.clone()
     }
 
     /// Resolves, with the reason, when a part failed that ends the process (a failed fsync, a

@@ -9,6 +9,7 @@ mod background;
 pub mod catalog;
 pub mod config;
 mod disk;
+pub mod faults;
 mod handle;
 mod live;
 mod methods;

@@ -17,6 +17,7 @@ use crate::api::StartError;
 use crate::config::ClusterConfig;
 use crate::raft;
 use crate::storage::damage::{self, Damage, Found};
+use crate::storage::fault::DiskFaults;
 use crate::storage::identity::{DirLock, Fresh, Identity, IdentityError, Wanted};
 use crate::storage::ledger::FileLedger;
 use crate::storage::memory::{MemoryLog, MemoryState};
@@ -51,6 +52,7 @@ pub struct Opening<'a> {
     pub clock: Arc<dyn Clock>,
     pub rng: &'a mut StdRng,
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
+    pub faults: Option<Arc<dyn DiskFaults>>,
 }
 
 /// Why the directory cannot be used.
@@ -211,6 +213,7 @@ fn open_log(opening: &Opening<'_>, cache: &BlockCache, fresh: bool) -> Result<Ro
         must_exist: !fresh,
         skip_fsync: config.unsafe_skip_log_fsync,
         skip_vote_fsync: config.unsafe_skip_vote_fsync,
+        faults: opening.faults.clone(),
         ..LogOptions::new(cache.clone())
     };
     let ends = opening.fatal.clone();
@@ -253,6 +256,7 @@ fn open_state(
     let dir = data_dir.join("state");
     let options = |must_exist| StateOptions {
         must_exist,
+        faults: opening.faults.clone(),
         ..StateOptions::new(cache.clone())
     };
     let found = match damage.state.clone() {

@@ -26,10 +26,12 @@ use crate::asking::Asking;
 use crate::background::Background;
 use crate::catalog::{on_disk, Catalog, Stage};
 use crate::config::ClusterConfig;
+use crate::faults::{DrillClock, Faults};
 use crate::router::Router;
 use crate::service::{Service, SENDING_MAX};
 use crate::shard::runtime::ShardEnv;
 use crate::storage::book::Book;
+use crate::storage::fault::DiskFaults;
 use crate::storage::identity::DirLock;
 use crate::storage::{LogStore, StateStore};
 use crate::transport::{Nonces, TcpConnector, Transport, TransportConfig};
@@ -46,6 +48,7 @@ pub struct Running {
     pub keeper: Arc<Keeper>,
     pub catalog: watch::Receiver<Arc<Catalog>>,
     pub transport: Transport,
+    pub faults: Arc<Faults>,
     pub log: Arc<dyn LogStore>,
     pub state: Arc<dyn StateStore>,
     pub background: Arc<Background>,
@@ -63,9 +66,11 @@ pub struct Running {
 /// See [`StartError`]; nothing is left running but threads that end with the handles.
 pub async fn start(
     config: ClusterConfig,
-    clock: Arc<dyn Clock>,
+    machine_clock: Arc<dyn Clock>,
     downlinks: Arc<dyn DownlinkSink>,
 ) -> Result<Running, StartError> {
+    let faults = Faults::new(config.node_id, config.allow_drills, machine_clock.clone());
+    let clock = clock_of(&faults, machine_clock);
     let mut rng = StdRng::from_seed(config.seed);
     let (fatal_tx, fatal_rx) = watch::channel(None);
     let fatal: Arc<dyn Fn(String) + Send + Sync> = Arc::new(move |reason: String| {
@@ -83,6 +88,7 @@ pub async fn start(
         clock: clock.clone(),
         rng: &mut rng,
         fatal: fatal.clone(),
+        faults: disk_faults(&faults),
     })?;
     let (disk, quarantined) = (opened.stores, opened.quarantine.is_some());
     metrics::gauge!("holdfast_node_quarantined").set(f64::from(u8::from(quarantined)));
@@ -135,11 +141,14 @@ pub async fn start(
         nonce
     });
     let way = (&disk, quarantined, nonces.clone());
-    let transport = start_transport(&config, &clock, way, &peers, &arbiter_handles[0]).await?;
+    let transport = start_transport(&config, (&clock, &faults), way, &peers, &arbiter_handles[0]).await?;
+    if faults.allowed() {
+        arbiter_handles[0].spawn(faults.clone().watch_time());
+    }
     router.connect(transport.clone());
 
     let (stop, stopped) = watch::channel(false);
-    let env = shard_env(&config, &clock, &peers, &transport, &fatal, stopped);
+    let env = shard_env(&config, (&clock, &faults), &peers, &transport, &fatal, stopped);
     let env_disk = env.disk.clone();
     let replicas = Arc::new(Replicas {
         env,
@@ -244,6 +253,7 @@ pub async fn start(
         keeper,
         catalog,
         transport,
+        faults,
         log: disk.log,
         state: disk.state,
         background,
@@ -258,9 +268,21 @@ pub async fn start(
     })
 }
 
+/// What everything but the leases themselves goes by.
+fn clock_of(faults: &Arc<Faults>, machine: Arc<dyn Clock>) -> Arc<dyn Clock> {
+    match faults.allowed() {
+        true => Arc::new(DrillClock::new(machine, faults.clone())),
+        false => machine,
+    }
+}
+
+fn disk_faults(faults: &Arc<Faults>) -> Option<Arc<dyn DiskFaults>> {
+    faults.allowed().then(|| faults.clone() as Arc<dyn DiskFaults>)
+}
+
 async fn start_transport(
     config: &ClusterConfig,
-    clock: &Arc<dyn Clock>,
+    (clock, faults): (&Arc<dyn Clock>, &Arc<Faults>),
     (disk, quarantined, nonces): (&Stores, bool, Nonces),
     peers: &Arc<Peers>,
     arbiter: &actix_rt::ArbiterHandle,
@@ -280,6 +302,7 @@ async fn start_transport(
         frame_bytes_max: TransportConfig::FRAME_BYTES_MAX,
         connect_timeout: TransportConfig::CONNECT_TIMEOUT,
         clock: clock.clone(),
+        faults: faults.clone(),
         nonces,
     };
     let handler = Arc::new(PeerHandler(peers.clone()));
@@ -328,7 +351,7 @@ fn known_peers(config: &ClusterConfig, state: &dyn StateStore) -> Result<Vec<(No
 
 fn shard_env(
     config: &ClusterConfig,
-    clock: &Arc<dyn Clock>,
+    (clock, faults): (&Arc<dyn Clock>, &Arc<Faults>),
     peers: &Arc<Peers>,
     transport: &Transport,
     fatal: &Arc<dyn Fn(String) + Send + Sync>,
@@ -351,7 +374,10 @@ fn shard_env(
             roles.role_changed(shard, role);
         }),
         pace: peers.pace.clone(),
-        disk: Arc::new(crate::disk::DiskGuard::new(config.data_dir.clone())),
+        disk: Arc::new(crate::disk::DiskGuard::new(
+            config.data_dir.clone(),
+            disk_faults(faults),
+        )),
         memory_pressure: Arc::default(),
         memory_full: Arc::default(),
         fatal: fatal.clone(),

@@ -106,6 +106,7 @@ pub fn cluster_config(node_id: NodeId) -> ClusterConfig {
         block_cache_bytes: 0,
         unsafe_skip_log_fsync: false,
         unsafe_skip_vote_fsync: false,
+        allow_drills: false,
     }
 }
 

@@ -23,6 +23,7 @@ use super::message::{Malformed, Messages, Role};
 use super::outbox::write_all;
 use super::peer::Peer;
 use super::{Class, Shared};
+use crate::faults::{Tear, Way, Wire};
 
 /// After a failed `accept` (out of descriptors, mostly): trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -156,29 +157,51 @@ async fn connection(
     closer: CancellationToken,
 ) {
     let (read_half, write_half) = tokio::io::split(stream);
+    let (wire, mut write_half) = (shared.config.faults.wire(peer.id), write_half);
     let checker = Checker::new(established.key, Direction::FromDialer);
-    let reader = FrameReader::new(read_half, checker, shared.config.frame_bytes_max);
+    let mut reader = FrameReader::new(read_half, checker, shared.config.frame_bytes_max);
     let clock = &*shared.config.clock;
     let heard_ms = AtomicU64::new(clock.monotonic_ms());
-    let reading = read(shared, peer, established.class, incoming, reader, &heard_ms);
+    let reading = read(
+        shared,
+        peer,
+        established.class,
+        incoming,
+        (&mut reader, &wire),
+        &heard_ms,
+    );
     let checker = Checker::new(established.key, Direction::FromAcceptor);
-    let writing = write_all(write_half, checker, &**incoming, &shared.counters);
+    let writing = write_all(&mut write_half, checker, &**incoming, &shared.counters, &wire);
     let watching = async {
         if established.class != Class::Control {
             std::future::pending::<()>().await;
         }
         silence(clock, &heard_ms, || ()).await;
     };
-    tokio::select! {
+    let torn = tokio::select! {
         biased;
-        () = closer.cancelled() => debug!(peer = peer.id, class = ?established.class, "replaced by a newer connection"),
+        () = closer.cancelled() => {
+            debug!(peer = peer.id, class = ?established.class, "replaced by a newer connection");
+            None
+        }
         ended = reading => {
             if let Err(error) = ended {
                 shared.reading_failed(&error, peer.id);
             }
+            None
         }
-        error = writing => debug!(peer = peer.id, %error, "connection lost"),
-        () = watching => count(&shared.counters.silences),
+        error = writing => {
+            debug!(peer = peer.id, %error, "connection lost");
+            None
+        }
+        () = watching => {
+            count(&shared.counters.silences);
+            None
+        }
+        tear = wire.tears() => Some(tear),
+    };
+    if torn == Some(Tear::HalfOpen) {
+        shared.keep_half_open(wire, (reader, write_half));
     }
 }
 
@@ -187,10 +210,13 @@ async fn read(
     peer: &Peer,
     class: Class,
     incoming: &Arc<Incoming>,
-    mut reader: FrameReader<impl AsyncRead + Unpin>,
+    (reader, wire): (&mut FrameReader<impl AsyncRead + Unpin>, &Wire),
     heard_ms: &AtomicU64,
 ) -> Result<(), ConnectionError> {
     while let Some(payload) = reader.next().await? {
+        if wire.drops(Way::In) {
+            continue;
+        }
         shared.frame_received(peer, payload.len(), heard_ms);
         for message in Messages(payload) {
             let (header, body) = message?;

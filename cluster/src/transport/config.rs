@@ -8,6 +8,7 @@ use actors::id::NodeId;
 use actors::time::Clock;
 
 use crate::config::Secret;
+use crate::faults::Faults;
 
 /// A handshake that takes longer is refused; also bounds how long a stranger holds a connection.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,6 +61,8 @@ pub struct TransportConfig {
     pub frame_bytes_max: usize,
     pub connect_timeout: Duration,
     pub clock: Arc<dyn Clock>,
+    /// What a drill does to the links.
+    pub faults: Arc<Faults>,
     /// Nonces of handshakes, and the jitter of reconnecting.
     pub nonces: Nonces,
 }

@@ -25,6 +25,7 @@ use super::message::{Malformed, Messages, Role};
 use super::outbox::write_all;
 use super::peer::Peer;
 use super::{Class, PeerEvent, Shared};
+use crate::faults::{Entry, Tear, Way, Wire};
 
 /// How long an attempt may take that decides whether a peer is lost or gone.
 const URGENT_TIMEOUT: Duration = Duration::from_millis(250);
@@ -91,6 +92,14 @@ impl Dialer {
         } else {
             timeout
         };
+        match shared.config.faults.wire(self.peer.id).entry() {
+            Entry::Open => {}
+            Entry::Refused => return Err(Failed::Refused),
+            Entry::Vanishes => {
+                tokio::time::sleep(timeout).await;
+                return Err(Failed::Unreachable);
+            }
+        }
         let dialing = tokio::time::timeout(timeout, shared.connector.dial(self.peer.id, self.peer.address));
         let mut stream = match dialing.await {
             Ok(Ok(stream)) => stream,
@@ -230,14 +239,15 @@ async fn connection(
     closer: CancellationToken,
 ) -> Ended {
     let link = peer.link(established.class);
-    let (read_half, write_half) = tokio::io::split(stream);
+    let (read_half, mut write_half) = tokio::io::split(stream);
+    let wire = shared.config.faults.wire(peer.id);
     let checker = Checker::new(established.key, Direction::FromAcceptor);
-    let reader = FrameReader::new(read_half, checker, shared.config.frame_bytes_max);
+    let mut reader = FrameReader::new(read_half, checker, shared.config.frame_bytes_max);
     let clock = &*shared.config.clock;
     let heard_ms = AtomicU64::new(clock.monotonic_ms());
-    let reading = read(shared, peer, link, reader, &heard_ms);
+    let reading = read(shared, peer, link, (&mut reader, &wire), &heard_ms);
     let checker = Checker::new(established.key, Direction::FromDialer);
-    let writing = write_all(write_half, checker, &**link, &shared.counters);
+    let writing = write_all(&mut write_half, checker, &**link, &shared.counters, &wire);
     let watching = async {
         if established.class != Class::Control {
             std::future::pending::<()>().await;
@@ -250,18 +260,26 @@ async fn connection(
         })
         .await;
     };
-    tokio::select! {
+    let torn = tokio::select! {
         biased;
-        () = closer.cancelled() => Ended::Broken,
+        () = closer.cancelled() => return Ended::Broken,
         ended = reading => {
             if let Err(error) = ended {
                 shared.reading_failed(&error, peer.id);
             }
-            Ended::Broken
+            return Ended::Broken;
         }
-        _error = writing => Ended::Broken,
-        () = link.sweep() => Ended::Broken,
-        () = watching => Ended::Silent,
+        _error = writing => return Ended::Broken,
+        () = link.sweep() => return Ended::Broken,
+        () = watching => return Ended::Silent,
+        tear = wire.tears() => tear,
+    };
+    match torn {
+        Tear::Cut => Ended::Broken,
+        Tear::HalfOpen => {
+            shared.keep_half_open(wire, (reader, write_half));
+            Ended::Silent
+        }
     }
 }
 
@@ -269,10 +287,13 @@ async fn read(
     shared: &Shared,
     peer: &Peer,
     link: &Link,
-    mut reader: FrameReader<impl AsyncRead + Unpin>,
+    (reader, wire): (&mut FrameReader<impl AsyncRead + Unpin>, &Wire),
     heard_ms: &AtomicU64,
 ) -> Result<(), ConnectionError> {
     while let Some(payload) = reader.next().await? {
+        if wire.drops(Way::In) {
+            continue;
+        }
         shared.frame_received(peer, payload.len(), heard_ms);
         for message in Messages(payload) {
             let (header, body) = message?;
@@ -319,6 +340,15 @@ impl From<Malformed> for ConnectionError {
 }
 
 impl Shared {
+    /// Keeps the two halves of a connection open, unread and unwritten, until no fault wants it.
+    pub(super) fn keep_half_open(&self, wire: Wire, halves: impl Send + 'static) {
+        let closed = self.shutdown.clone();
+        self.runtime.spawn(async move {
+            closed.run_until_cancelled(wire.mends()).await;
+            drop(halves);
+        });
+    }
+
     pub(super) fn frame_received(&self, peer: &Peer, payload_len: usize, heard_ms: &AtomicU64) {
         let now_ms = self.config.clock.monotonic_ms();
         heard_ms.store(now_ms, Relaxed);

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::hello::{self, Hello, Tag, PROTOCOL_VERSION};
 use super::{Admission, Class, PeerLedger, Run, TransportConfig};
+use crate::faults::Entry;
 
 /// Why a connection was refused; told to the other side, so never a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -184,6 +185,12 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         let theirs = hello::receive(stream, Tag::Hello).await?;
         let hello = Hello::decode(&theirs).ok_or(Refusal::Malformed)?;
         check(config, &hello)?;
+        match config.faults.wire(hello.node).entry() {
+            Entry::Open => {}
+            Entry::Refused => return Err(HandshakeError::Io(std::io::ErrorKind::ConnectionReset.into())),
+            // Not a word comes back; the caller's patience ends it.
+            Entry::Vanishes => std::future::pending().await,
+        }
         let mine = hello_of(config, hello.class);
         let transcript = Transcript {
             secret: &config.secret.0,

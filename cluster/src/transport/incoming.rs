@@ -160,6 +160,16 @@ impl Source for Incoming {
         chunk
     }
 
+    fn give_back(&self, written: Chunk) {
+        let mut state = self.lock();
+        state.outbox.written(written);
+        let resumes = state.resumes();
+        drop(state);
+        if resumes {
+            self.room.notify_one();
+        }
+    }
+
     fn wake(&self) -> &Notify {
         &self.wake
     }

@@ -255,6 +255,10 @@ impl Source for Link {
         Some(chunk)
     }
 
+    fn give_back(&self, written: Chunk) {
+        self.lock().outbox.written(written);
+    }
+
     fn wake(&self) -> &Notify {
         &self.wake
     }

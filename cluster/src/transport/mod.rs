@@ -17,6 +17,7 @@ mod frame;
 mod handshake;
 mod hello;
 mod incoming;
+mod line;
 mod link;
 mod message;
 mod outbox;

@@ -6,16 +6,18 @@
 use std::collections::VecDeque;
 use std::io;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
 use super::config::FRAME_BYTES_SOFT;
 use super::counters::{add, count, Counters};
 use super::frame::{Checker, FRAME_HEADER_LEN};
+use super::line::{write_shaped, Line};
 use super::message::{put, Header, MESSAGE_HEADER_LEN};
+use crate::faults::{Shape, Way, Wire};
 
 pub struct Chunk {
-    frame: Vec<u8>,
+    pub frame: Vec<u8>,
     /// The newest request in it, by its number.
     pub last_request: u64,
 }
@@ -90,34 +92,53 @@ impl Outbox {
 pub trait Source {
     /// Takes back the chunk that was written and hands out the next.
     fn exchange(&self, written: Option<Chunk>) -> Option<Chunk>;
+    /// Takes back a chunk without handing one out.
+    fn give_back(&self, written: Chunk);
     /// Told when a chunk waits after there was none.
     fn wake(&self) -> &Notify;
 }
 
 /// Writes until the stream fails; returns why.
 pub async fn write_all(
-    mut stream: impl AsyncWrite + Unpin,
+    stream: &mut (impl AsyncWrite + Unpin),
     mut checker: Checker,
     source: &impl Source,
     counters: &Counters,
+    wire: &Wire,
 ) -> io::Error {
     let mut written = None;
+    let mut line = Line::default();
     loop {
-        let Some(mut chunk) = source.exchange(written.take()) else {
-            source.wake().notified().await;
-            continue;
+        let (shape, mut chunk) = if line.is_due(wire) {
+            line.next(wire).await
+        } else if let Some(mut chunk) = source.exchange(written.take()) {
+            if wire.drops(Way::Out) {
+                // Never sealed: the other side misses no number, only what was said.
+                written = Some(chunk);
+                continue;
+            }
+            checker.seal(&mut chunk.frame);
+            if wire.asked() || !line.is_empty() {
+                let shape = wire.shape(chunk.frame.len());
+                line.push(chunk, shape);
+                continue;
+            }
+            (Shape::default(), chunk)
+        } else {
+            tokio::select! {
+                biased;
+                late = line.next(wire) => late,
+                () = source.wake().notified() => continue,
+            }
         };
-        checker.seal(&mut chunk.frame);
-        // TCP flushes by itself; other streams may buffer.
-        let result = match stream.write_all(&chunk.frame).await {
-            Ok(()) => stream.flush().await,
-            failed => failed,
-        };
-        if let Err(error) = result {
+        if let Err(error) = write_shaped(stream, &mut chunk.frame, shape).await {
             return error;
         }
         count(&counters.frames_sent);
         add(&counters.bytes_sent, chunk.frame.len());
-        written = Some(chunk);
+        // The one before was given back when this one was taken, unless both had waited in the line.
+        if let Some(earlier) = written.replace(chunk) {
+            source.give_back(earlier);
+        }
     }
 }

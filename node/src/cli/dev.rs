@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::cluster::{running, Directory, Plan, DEFAULT_BASE_PORT};
+use super::cluster::{running, Directory, Plan, ALLOW_DRILLS, DEFAULT_BASE_PORT};
 use super::failure::{Exit, Failure};
 use super::node::{bad_config, ended};
 use super::output::{self, Output};
@@ -30,9 +30,14 @@ pub struct DevArgs {
     /// Address for operators instead, such as 127.0.0.1:8080
     #[arg(long, value_name = "ADDRESS")]
     http: Option<SocketAddr>,
+    /// Let drills break this node for a while (`holdfast chaos`)
+    #[arg(long)]
+    allow_drills: bool,
 }
 
 pub fn run(args: &DevArgs, output: Output) -> Result<(), Failure> {
+    #[cfg(feature = "planted")]
+    super::planted::choose()?;
     match &args.data {
         Some(data) => run_in(data.clone(), args, output),
         None => {
@@ -106,7 +111,9 @@ fn run_in(path: PathBuf, args: &DevArgs, output: Output) -> Result<(), Failure> 
     directory.save()?;
     directory.write_node_files()?;
     drop(lock);
-    let config = config::load(&directory.file.nodes[0].config).map_err(bad_config)?;
+    let drills = args.allow_drills || directory.file.allow_drills;
+    let variables = drills.then_some(ALLOW_DRILLS);
+    let config = config::load_with(&directory.file.nodes[0].config, variables.as_slice()).map_err(bad_config)?;
     let shown = directory.clone();
     let events = serve::Events {
         serving: Some(Box::new(move |_| print_endpoints(&shown, output))),

@@ -50,6 +50,7 @@ pub struct NodeConfig {
     pub security: Security,
     pub log: Log,
     pub devices: Devices,
+    pub chaos: Chaos,
     /// Every key with its value and where that came from; secrets are not in it.
     pub settings: Vec<Setting>,
 }
@@ -176,6 +177,12 @@ pub struct Devices {
     pub auto_register: bool,
 }
 
+/// What drills may do to this node.
+#[derive(Clone, Debug)]
+pub struct Chaos {
+    pub allow_drills: bool,
+}
+
 /// Why a configuration is refused (exit 65, or 74 when the file cannot be read).
 #[derive(Debug)]
 pub enum ConfigError {
@@ -206,6 +213,14 @@ impl std::error::Error for ConfigError {}
 /// # Errors
 /// The file cannot be read, or something in it is refused; every problem found is listed.
 pub fn load(file: &Path) -> Result<NodeConfig, ConfigError> {
+    load_with(file, &[])
+}
+
+/// As [`load`], with variables on top of the environment's.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(file: &Path, variables: &[(&str, &str)]) -> Result<NodeConfig, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable {
         file: file.to_owned(),
         source,
@@ -216,7 +231,13 @@ pub fn load(file: &Path) -> Result<NodeConfig, ConfigError> {
         return Err(unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, reason)));
     }
     let text = std::fs::read_to_string(file).map_err(unreadable)?;
-    parse(file, &text, environment()).map(|(config, _)| config)
+    let mut environment = environment();
+    environment.extend(
+        variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    );
+    parse(file, &text, environment).map(|(config, _)| config)
 }
 
 /// As [`load`], from text and variables given by the caller; also returns the keys that exist.
@@ -324,6 +345,7 @@ impl NodeConfig {
             scrub_interval: self.storage.scrub_interval,
             unsafe_skip_log_fsync: self.storage.unsafe_skip_log_fsync,
             unsafe_skip_vote_fsync: self.storage.unsafe_skip_vote_fsync,
+            allow_drills: self.chaos.allow_drills,
         }
     }
 }

@@ -10,8 +10,8 @@ use actors::device::Policy;
 
 use super::reader::Reader;
 use super::{
-    members, messages, security, ClusterSection, Devices, Limits, Listen, Log, Node, NodeConfig, Raft, Retention,
-    Storage,
+    members, messages, security, Chaos, ClusterSection, Devices, Limits, Listen, Log, Node, NodeConfig, Raft,
+    Retention, Storage,
 };
 use crate::observe::logs::LogFormat;
 
@@ -55,6 +55,9 @@ pub fn read(reader: &mut Reader<'_>, file: &Path) -> NodeConfig {
         log: log(reader),
         devices: Devices {
             auto_register: reader.boolean("devices", "auto_register", false),
+        },
+        chaos: Chaos {
+            allow_drills: reader.boolean("chaos", "allow_drills", false),
         },
         settings: Vec::new(),
     }

@@ -6,6 +6,7 @@
 mod around;
 mod auth;
 mod body;
+mod chaos;
 mod cluster;
 pub mod config;
 mod context;

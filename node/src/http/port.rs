@@ -1,5 +1,6 @@
 //! What the HTTP edge asks of the cluster, as a trait narrow enough to stand in for it in tests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actors::device::Command;
@@ -11,6 +12,7 @@ use cluster::api::{
     ClusterStatus, DevicePage, FeedbackPage, ListQuery, MessagePage, MessageQuery, MethodResult, ReceiptState,
     ReplicaDigest, ScrubReport, TelemetryPage, TelemetryQuery,
 };
+use cluster::faults::Faults;
 use cluster::Cluster;
 use futures::future::LocalBoxFuture;
 
@@ -74,6 +76,10 @@ pub trait Backend: Send + Sync + 'static {
     fn draining(&self) -> bool;
     /// Why this node takes no part in anything, if it does not.
     fn quarantine(&self) -> Option<String> {
+        None
+    }
+    /// Where faults may be installed, if this is a real node.
+    fn faults(&self) -> Option<Arc<Faults>> {
         None
     }
     /// Whether every shard is known to have a leader.
@@ -179,6 +185,10 @@ impl Backend for Cluster {
 
     fn quarantine(&self) -> Option<String> {
         Cluster::quarantine(self).map(str::to_owned)
+    }
+
+    fn faults(&self) -> Option<Arc<Faults>> {
+        Some(Cluster::faults(self))
     }
 
     fn ready(&self) -> bool {

@@ -61,8 +61,10 @@ kinds! {
     SectionInvalid = 400 "section-invalid" "The twin section is not acceptable";
     TelemetryInvalid = 400 "telemetry-invalid" "The message is not acceptable";
     MessageInvalid = 400 "message-invalid" "The message is not acceptable";
+    BadFault = 400 "bad-fault" "The fault lease is not acceptable";
     Unauthenticated = 401 "unauthenticated" "A valid bearer token is needed";
     JoinRefused = 403 "join-refused" "The join token admits nobody";
+    DrillsNotAllowed = 403 "drills-not-allowed" "This node does not allow drills";
     SectionForbidden = 403 "section-forbidden" "This twin section is not yours to write";
     NotFound = 404 "not-found" "There is nothing at this path";
     DeviceNotFound = 404 "device-not-found" "The device is not registered";
@@ -78,6 +80,7 @@ kinds! {
     Conflict = 409 "conflict" "The device's state does not allow this";
     MessageIdTaken = 409 "message-id-taken" "Another message has this id";
     ClusterConflict = 409 "cluster-conflict" "The cluster does not allow this as it is now";
+    LeasesFull = 409 "leases-full" "The node holds as many fault leases as it may";
     PreconditionFailed = 412 "precondition-failed" "The condition does not hold";
     TooLarge = 413 "too-large" "The document is too large";
     ConfigRefused = 422 "config-refused" "The configuration is refused";

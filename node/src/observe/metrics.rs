@@ -131,6 +131,10 @@ metrics_table! {
         "Events and markers left out because a subscriber did not keep up; it was told how many.";
     LIVE_GAPS Counter "holdfast_live_gaps_total" [] "gaps"
         "Times the log did not reach back as far as a subscriber or a feed had come.";
+    CHAOS_LEASES Gauge "holdfast_chaos_leases" [] "leases"
+        "Fault leases in force on this node. Above 0, somebody is drilling.";
+    CHAOS_HITS Counter "holdfast_chaos_hits_total" ["kind"] "hits"
+        "Times a fault lease has acted, by its kind.";
     PROCESS_RESIDENT_MEMORY Gauge "process_resident_memory_bytes" [] "bytes"
         "Resident memory of the process.";
     PROCESS_CPU Counter "process_cpu_seconds_total" [] "seconds"

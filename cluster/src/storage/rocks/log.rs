@@ -17,7 +17,7 @@ use super::entries::{self, Overlay};
 use super::queue::Queue;
 use super::wal::{self, Mark};
 use super::writer::{Fatal, Writer};
-use super::{base_options, io_error, log_keys, open_error, properties, refuse_headless, BlockCache};
+use super::{base_options, before_read, io_error, log_keys, open_error, properties, refuse_headless, BlockCache};
 use crate::storage::extent::Extent;
 use crate::storage::fault::DiskFaults;
 use crate::storage::{sealed, Durable, LogCounters, LogOp, LogRecord, LogStore, StorageOpenError};
@@ -50,6 +50,7 @@ pub struct RocksLog {
     db: Arc<DB>,
     dir: PathBuf,
     queue: Arc<Queue>,
+    faults: Option<Arc<dyn DiskFaults>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -82,7 +83,7 @@ impl RocksLog {
             db: db.clone(),
             queue: queue.clone(),
             fatal: fatal.into(),
-            faults: options.faults,
+            faults: options.faults.clone(),
             skip_fsync: options.skip_fsync,
             skip_vote_fsync: options.skip_vote_fsync,
             purged_below,
@@ -100,6 +101,7 @@ impl RocksLog {
             db,
             dir: dir.to_owned(),
             queue,
+            faults: options.faults,
             writer: Mutex::new(Some(thread)),
         })
     }
@@ -122,6 +124,7 @@ impl LogStore for RocksLog {
     }
 
     fn entries(&self, shard: ShardId, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<(u64, Bytes)>> {
+        before_read(&self.faults)?;
         let state = self.queue.lock();
         refuse_failed(&state.failed)?;
         let Some((first, last)) = state.extents.get(&shard).and_then(|extent| extent.present) else {
@@ -147,6 +150,7 @@ impl LogStore for RocksLog {
     }
 
     fn record(&self, shard: ShardId, record: LogRecord) -> io::Result<Option<Bytes>> {
+        before_read(&self.faults)?;
         let state = self.queue.lock();
         refuse_failed(&state.failed)?;
         if let Some(value) = entries::pending_record(&state.pending(shard), record) {

@@ -15,10 +15,11 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use rocksdb::{BlockBasedOptions, Cache, Env, ErrorKind, Options};
 
+use super::fault::DiskFaults;
 use super::StorageOpenError;
 
 pub use log::{LogOptions, RocksLog};
@@ -151,6 +152,10 @@ fn open_error(dir: &Path, error: &rocksdb::Error) -> StorageOpenError {
             source: io_error(error),
         },
     }
+}
+
+fn before_read(faults: &Option<Arc<dyn DiskFaults>>) -> io::Result<()> {
+    faults.as_ref().map_or(Ok(()), |faults| faults.before_read())
 }
 
 fn io_error(error: &rocksdb::Error) -> io::Error {

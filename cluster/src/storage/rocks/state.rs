@@ -16,7 +16,7 @@ use rocksdb::{
 use self_cell::self_cell;
 
 use super::on_disk::{self, OnDisk};
-use super::{base_options, io_error, open_error, properties, refuse_headless, BlockCache};
+use super::{base_options, before_read, io_error, open_error, properties, refuse_headless, BlockCache};
 use crate::storage::fault::DiskFaults;
 use crate::storage::{sealed, StateBatch, StateOp, StateStore, StateView, StorageOpenError};
 
@@ -95,11 +95,15 @@ impl StateStore for RocksState {
     }
 
     fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        before_read(&self.faults)?;
         opened(self.db.get_pinned(key))
     }
 
     fn view(&self) -> Box<dyn StateView> {
-        Box::new(View(PinnedSnapshot::new(self.db.clone(), |db| db.snapshot())))
+        Box::new(View {
+            pinned: PinnedSnapshot::new(self.db.clone(), |db| db.snapshot()),
+            faults: self.faults.clone(),
+        })
     }
 
     fn on_disk(&self) -> io::Result<Box<dyn StateView>> {
@@ -139,21 +143,26 @@ self_cell! {
     }
 }
 
-struct View(PinnedSnapshot);
+struct View {
+    pinned: PinnedSnapshot,
+    faults: Option<Arc<dyn DiskFaults>>,
+}
 
 impl StateView for View {
     fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        opened(self.0.borrow_dependent().get_pinned(key))
+        before_read(&self.faults)?;
+        opened(self.pinned.borrow_dependent().get_pinned(key))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
+        before_read(&self.faults)?;
         if from >= to {
             return Ok(());
         }
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(to);
         let start = IteratorMode::From(from, Direction::Forward);
-        let rows: DBIteratorWithThreadMode<'_, DB> = self.0.borrow_dependent().iterator_opt(start, options);
+        let rows: DBIteratorWithThreadMode<'_, DB> = self.pinned.borrow_dependent().iterator_opt(start, options);
         for row in rows {
             let (key, value) = row.map_err(|e| io_error(&e))?;
             let body = sealed::open_raw(&value).map_err(|e| damaged(&key, &e))?;

@@ -108,13 +108,14 @@ impl Writer {
         batch.put_log_data(self.mark.bytes());
         let synced = items.iter().any(|item| self.needs_sync(&item.op));
         let watch = Stopwatch::start();
-        if let Some(faults) = &self.faults {
+        let faults = self.faults.as_ref().filter(|faults| faults.acts());
+        if let Some(faults) = faults {
             faults.before_write()?;
         }
         let mut options = WriteOptions::default();
-        options.set_sync(synced && self.faults.is_none());
+        options.set_sync(synced && faults.is_none());
         self.db.write_opt(batch, &options).map_err(|e| io_error(&e))?;
-        if let (true, Some(faults)) = (synced, &self.faults) {
+        if let (true, Some(faults)) = (synced, faults) {
             faults.before_sync()?;
             self.db.flush_wal(true).map_err(|e| io_error(&e))?;
         }
@@ -132,6 +133,10 @@ impl Writer {
     }
 
     fn needs_sync(&self, op: &LogOp) -> bool {
+        #[cfg(feature = "planted")]
+        if matches!(op, LogOp::Append { .. }) && actors::planted::is(actors::planted::Planted::AckBeforeFsync) {
+            return false;
+        }
         let skipped = match op {
             LogOp::Append { .. } => self.skip_fsync,
             LogOp::Put {

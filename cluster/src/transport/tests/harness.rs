@@ -11,6 +11,7 @@ use actors::time::{Clock, Timestamp};
 use bytes::Bytes;
 
 use crate::config::Secret;
+use crate::faults::Faults;
 use crate::transport::*;
 
 pub const ECHO: u8 = 0;
@@ -129,6 +130,7 @@ pub fn nonces(seed: u64) -> Nonces {
 }
 
 pub fn config(node_id: NodeId, boot: u64, listen: SocketAddr, peers: &[(NodeId, SocketAddr)]) -> TransportConfig {
+    let clock: Arc<dyn Clock> = Arc::new(RuntimeClock(tokio::time::Instant::now()));
     TransportConfig {
         cluster_id: "test".to_owned(),
         node_id,
@@ -142,7 +144,8 @@ pub fn config(node_id: NodeId, boot: u64, listen: SocketAddr, peers: &[(NodeId, 
         queue_bytes_max: TransportConfig::QUEUE_BYTES_MAX,
         frame_bytes_max: TransportConfig::FRAME_BYTES_MAX,
         connect_timeout: TransportConfig::CONNECT_TIMEOUT,
-        clock: Arc::new(RuntimeClock(tokio::time::Instant::now())),
+        faults: Faults::new(node_id, true, clock.clone()),
+        clock,
         nonces: nonces(node_id << 32 | boot),
     }
 }

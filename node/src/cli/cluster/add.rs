@@ -95,7 +95,7 @@ pub async fn add_one(directory: &mut Directory, zone: Option<&str>) -> Result<u6
     directory.file.nodes.push(node.clone());
     directory.save()?;
     directory.write_node_files()?;
-    let (child, running) = process::spawn(&node)?;
+    let (child, running) = process::spawn(&node, directory.file.allow_drills)?;
     directory.record_process(node.id, Some((running.pid, running.started)))?;
     let mut started = vec![Started { id: node.id, child }];
     match wait_joined(directory, &client, &node, &mut started).await {

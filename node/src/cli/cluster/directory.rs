@@ -32,7 +32,13 @@ pub struct ClusterFile {
     pub shards: u16,
     pub replication: u8,
     pub cluster_id: String,
+    /// Its nodes are started so that they take fault leases.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_drills: bool,
 }
+
+/// What makes a node take fault leases.
+pub const ALLOW_DRILLS: (&str, &str) = ("HOLDFAST_CHAOS_ALLOW_DRILLS", "true");
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeEntry {
@@ -137,6 +143,7 @@ impl Directory {
                 shards: plan.shards,
                 replication: replication(plan.nodes),
                 cluster_id: random_hex(12)?,
+                allow_drills: false,
             },
             path,
         })

@@ -23,7 +23,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 pub use directory::{
-    make_directory, ClusterFile, Directory, DirectoryLock, NodeEntry, Plan, DEFAULT_BASE_PORT, PORTS_PER_NODE,
+    make_directory, ClusterFile, Directory, DirectoryLock, NodeEntry, Plan, ALLOW_DRILLS, DEFAULT_BASE_PORT,
+    PORTS_PER_NODE,
 };
 pub use process::{check_ports, look, running, Running};
 #[cfg(test)]

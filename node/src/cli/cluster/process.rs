@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use super::directory::NodeEntry;
+use super::directory::{NodeEntry, ALLOW_DRILLS};
 use crate::cli::failure::{Exit, Failure};
 use crate::serve::lock;
 
@@ -120,11 +120,11 @@ fn port_taken(id: u64, what: &str, address: SocketAddr, error: &std::io::Error) 
 }
 
 /// Starts a node in a process group of its own, with this process's environment and its output
-/// appended to the node's log.
+/// appended to the node's log. `allow_drills`: it takes fault leases.
 ///
 /// # Errors
 /// The program or the log cannot be opened (74).
-pub fn spawn(node: &NodeEntry) -> Result<(Child, Running), Failure> {
+pub fn spawn(node: &NodeEntry, allow_drills: bool) -> Result<(Child, Running), Failure> {
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&node.log);
     let log = log.map_err(|e| Failure::disk(format!("cannot open {}", node.log.display()), &e))?;
     let errors = log
@@ -135,6 +135,7 @@ pub fn spawn(node: &NodeEntry) -> Result<(Child, Running), Failure> {
         .arg("node")
         .arg("--config")
         .arg(&node.config)
+        .envs(allow_drills.then_some(ALLOW_DRILLS))
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(errors)

@@ -36,6 +36,9 @@ pub struct UpArgs {
     /// Return once every shard has a leader; the nodes go on running
     #[arg(long)]
     pub detach: bool,
+    /// Let drills break the nodes for a while (`holdfast chaos`); holds for this cluster from now on
+    #[arg(long)]
+    pub allow_drills: bool,
     #[command(flatten)]
     pub dir: DirArg,
 }
@@ -60,9 +63,14 @@ pub async fn up(args: UpArgs, output: Output) -> Result<(), Failure> {
         }
     };
     let_the_dying_go(&directory.file.nodes).await;
+    let newly = args.allow_drills && !directory.file.allow_drills;
+    directory.file.allow_drills |= args.allow_drills;
     let mut started = start_missing(&mut directory, None).await?;
     drop(lock);
     let mut progress = Progress::new();
+    if newly && started.len() < directory.file.nodes.len() {
+        progress.say("nodes that run already take no faults before they are started anew");
+    }
     if let Err(failure) = wait_ready(&directory, &mut started, &mut progress).await {
         if !args.detach {
             stop::stop_all(&mut directory, &mut progress).await?;
@@ -280,7 +288,7 @@ async fn start_missing(directory: &mut Directory, only: Option<u64>) -> Result<V
     directory.write_node_files()?;
     let mut started = Vec::new();
     for node in &missing {
-        let (child, running) = process::spawn(node)?;
+        let (child, running) = process::spawn(node, directory.file.allow_drills)?;
         directory.record_process(node.id, Some((running.pid, running.started)))?;
         started.push(Started { id: node.id, child });
     }
