@@ -13,6 +13,7 @@ use actors::id::NodeId;
 use actors::time::{Clock, Timestamp};
 use bytes::Bytes;
 use cluster::config::Secret;
+use cluster::faults::Faults;
 use cluster::transport::*;
 use tokio::time::Instant;
 
@@ -48,6 +49,7 @@ impl PeerLedger for Everybody {
 
 fn node(id: NodeId, listener: TcpListener, peers: &[(NodeId, SocketAddr)]) -> Transport {
     let next = AtomicU64::new(id << 32);
+    let clock: Arc<dyn Clock> = Arc::new(RuntimeClock(Instant::now()));
     let config = TransportConfig {
         cluster_id: "cost".to_owned(),
         node_id: id,
@@ -61,7 +63,8 @@ fn node(id: NodeId, listener: TcpListener, peers: &[(NodeId, SocketAddr)]) -> Tr
         queue_bytes_max: TransportConfig::QUEUE_BYTES_MAX,
         frame_bytes_max: TransportConfig::FRAME_BYTES_MAX,
         connect_timeout: TransportConfig::CONNECT_TIMEOUT,
-        clock: Arc::new(RuntimeClock(Instant::now())),
+        faults: Faults::new(id, false, clock.clone()),
+        clock,
         nonces: Arc::new(move || u128::from(next.fetch_add(1, Ordering::Relaxed)).to_le_bytes()),
     };
     let connector = Arc::new(TcpConnector::with_listener(listener));

@@ -30,7 +30,9 @@ impl Bench {
         command.args([
             "chaos", "inject", fault, "--on", "node:2", "--for", length, "--output", "json",
         ]);
-        with.iter().for_each(|pair| drop(command.args(["--with", pair])));
+        for pair in with {
+            command.args(["--with", pair]);
+        }
         command.arg("--dir").arg(self.cluster.dir());
         command
             .env("HOLDFAST_WARDEN_STATE", self.state.path())
