@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use simulator::history::{self, Broken, Kind, NoteKind, Op, Outcome, Record};
 
 /// A message counts as served when it was acknowledged this soon after its intended time.
-const SERVED_US: u64 = 2_000_000;
+pub const SERVED_US: u64 = 2_000_000;
 /// One bucket of the time line.
 pub const BUCKET_US: u64 = 1_000_000;
 /// Requests remembered by name.

@@ -22,7 +22,7 @@ mod unaffected_undisturbed;
 use serde::{Deserialize, Serialize};
 use simulator::audit::{Fact, Findings};
 
-pub use facts::{Bucket, Facts, Position};
+pub use facts::{Bucket, Facts, Position, SERVED_US};
 
 /// Breaches told in full; the counts are always complete.
 pub const TOLD_MAX: usize = 50;

@@ -15,6 +15,8 @@ pub struct Glance {
     pub at_us: u64,
     pub acked: u64,
     pub took_us: u64,
+    /// The 99th percentile of what was acknowledged meanwhile, from its intended time.
+    pub p99_us: u64,
 }
 
 struct State {
@@ -73,6 +75,13 @@ impl Stage {
         acked as f64 / (took.max(1) as f64 / 1e6)
     }
 
+    /// The worst 99th percentile of latency since `from_us`; 0 when nothing was acknowledged.
+    pub fn p99_since(&self, from_us: u64) -> u64 {
+        let state = self.lock();
+        let recent = state.glances.iter().filter(|glance| glance.at_us > from_us);
+        recent.map(|glance| glance.p99_us).max().unwrap_or(0)
+    }
+
     pub fn watcher(&self) -> Eye {
         Eye(self.clone())
     }
@@ -95,6 +104,7 @@ impl Watcher for Eye {
             at_us: view.elapsed_us,
             acked: view.recent.counts.acked,
             took_us: view.recent_us,
+            p99_us: view.recent.latency.value_at_quantile(0.99),
         });
         if state.glances.len() > GLANCES_MAX {
             state.glances.pop_front();
