@@ -24,7 +24,7 @@ FLAGS := --release --locked
 # Tests that start the program find it here.
 export HOLDFAST_BIN := $(CURDIR)/bin/holdfast
 
-.PHONY: help setup build demo test soak bench verify fmt clippy
+.PHONY: help setup build planted demo test soak bench verify fmt clippy
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,11 @@ setup: ## install what is missing (as root) or say what to install; build RocksD
 build: setup ## build the program into bin/holdfast
 	$(CARGO) build $(FLAGS) -p node --bin holdfast
 	@mkdir -p bin && cp -f $(CARGO_TARGET_DIR)/release/holdfast bin/holdfast.new && mv -f bin/holdfast.new bin/holdfast
+
+# In a directory of its own: one built with the feature must not be taken for the other.
+planted: setup ## build the program with planted bugs into bin/holdfast-planted, to try drills on
+	CARGO_TARGET_DIR=$(HOLDFAST_CACHE)/target-planted $(CARGO) build $(FLAGS) -p node --bin holdfast --features planted
+	@mkdir -p bin && cp -f $(HOLDFAST_CACHE)/target-planted/release/holdfast bin/holdfast-planted.new && mv -f bin/holdfast-planted.new bin/holdfast-planted
 
 demo: build ## three nodes, a fleet, a kill -9 in the middle, and a verdict
 	bin/holdfast demo

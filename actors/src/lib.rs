@@ -5,6 +5,8 @@
 
 pub mod device;
 pub mod id;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod ports;
 pub mod shell;
 pub mod time;

@@ -36,6 +36,10 @@ pub fn decide(
         policy,
         now,
     };
+    #[cfg(feature = "planted")]
+    if let Some(events) = scene.former_session(command) {
+        return events;
+    }
     match command {
         Command::PutDevice {
             status,
@@ -98,6 +102,26 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
+    /// A message over a session that was taken over is taken, as if that were still there.
+    #[cfg(feature = "planted")]
+    fn former_session(&self, command: &Command) -> Option<Result<Vec<Event>, Refusal>> {
+        use crate::planted::{is, Planted};
+        let Command::RecordTelemetry {
+            origin: Origin::Session { fence, .. },
+            telemetry,
+        } = command
+        else {
+            return None;
+        };
+        let live = self.state.session.as_deref()?.generation;
+        if fence.generation >= live || !is(Planted::TwoSessions) {
+            return None;
+        }
+        let mut events = Vec::new();
+        let recorded = self.record_telemetry(&Origin::Operator, telemetry, &mut events);
+        Some(recorded.map(|()| events))
+    }
+
     fn registered(&self) -> Result<&Registration, Refusal> {
         self.state.registration.as_ref().ok_or(Refusal::NotRegistered)
     }

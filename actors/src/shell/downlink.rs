@@ -40,6 +40,10 @@ pub(super) fn downlinks(
     events: &[Event],
 ) -> Vec<Downlink> {
     let note = |event: &Event| {
+        #[cfg(feature = "planted")]
+        if matches!(event, Event::SessionOpened(_)) && crate::planted::is(crate::planted::Planted::TwoSessions) {
+            return None;
+        }
         let (link, body) = match event {
             Event::SessionOpened(_) => (Link::of(before)?, DownlinkBody::TakenOver),
             Event::DeviceDeleted

@@ -139,8 +139,14 @@ fn raft_config(config: &ClusterConfig) -> Config {
         quorum_loss_probe_interval: None,
         // Our own scheduler decides, after a flush.
         snapshot_policy: SnapshotPolicy::Never,
+        #[cfg(not(feature = "planted"))]
         max_in_snapshot_log_to_keep: LOG_ENTRIES_TO_KEEP,
         purge_batch_size: 64,
+        #[cfg(feature = "planted")]
+        max_in_snapshot_log_to_keep: match actors::planted::is(actors::planted::Planted::PurgeTooFar) {
+            true => 0,
+            false => LOG_ENTRIES_TO_KEEP,
+        },
         install_snapshot_timeout: 10_000,
         // Followers fsync while the leader does.
         broadcast_submitted_on_append: Some(true),
@@ -254,6 +260,10 @@ impl Group {
     /// # Errors
     /// The leader to ask, if known.
     pub async fn read_index(&self) -> Result<(), Option<NodeId>> {
+        #[cfg(feature = "planted")]
+        if actors::planted::is(actors::planted::Planted::StaleRead) && self.role().leading {
+            return Ok(());
+        }
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
             Err(error) => Err(error.forward_to_leader().and_then(|f| f.leader_id)),

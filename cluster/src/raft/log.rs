@@ -288,6 +288,17 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let value = Bytes::from(codec::encode(vote));
+        #[cfg(feature = "planted")]
+        if actors::planted::is(actors::planted::Planted::VoteNotSynced) {
+            // On the disk with the leader's word only, and nobody waits for that.
+            if vote.committed {
+                let record = LogRecord::Vote;
+                let shard = self.shard;
+                self.queue(LogOp::Put { shard, record, value });
+            }
+            self.lock().vote = Some(*vote);
+            return Ok(());
+        }
         self.durable(LogOp::Put {
             shard: self.shard,
             record: LogRecord::Vote,
@@ -361,6 +372,11 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        #[cfg(feature = "planted")]
+        let log_id = match actors::planted::is(actors::planted::Planted::PurgeTooFar) {
+            true => self.last_id()?.unwrap_or(log_id),
+            false => log_id,
+        };
         {
             let mut shared = self.lock();
             shared.tail.purge(log_id.index);

@@ -653,6 +653,12 @@ impl GroupMachine {
             if core.held_bytes() >= HELD_BYTES_MAX {
                 core.settle(&self.shared)?;
             }
+            #[cfg(feature = "planted")]
+            if actors::planted::is(actors::planted::Planted::AppliedIndexOutsideBatch) {
+                let (key, value) = (keys::meta(self.shared.shard), codec::encode(&core.meta));
+                let ops = vec![StateOp::Put { key, value }];
+                self.shared.write(StateBatch { ops })?;
+            }
             self.shared.publish(&core.meta);
         }
         self.apply_seconds.record(started.elapsed().as_secs_f64());

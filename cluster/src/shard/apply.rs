@@ -76,6 +76,8 @@ fn change(held: &mut Held, at: Position, item: &Item, rows: &mut Rows<'_>) -> Fi
             break;
         }
         project(at, item, event, first_seq, &mut held.pack, rows);
+        #[cfg(feature = "planted")]
+        again(at, item, event, held, rows);
         if let Some(effect) = effect {
             effect.write((item.at, at), &item.key, rows);
             queue_changed = true;
@@ -86,6 +88,25 @@ fn change(held: &mut Held, at: Position, item: &Item, rows: &mut Rows<'_>) -> Fi
     }
     before.update(&Indexed::of(&held.state), &item.key, rows);
     fit
+}
+
+/// The same message once more, as the next one.
+#[cfg(feature = "planted")]
+fn again(at: Position, item: &Item, event: &Event, held: &mut Held, rows: &mut Rows<'_>) {
+    use actors::planted::{is, Planted};
+    let Event::TelemetryRecorded(recorded) = event else {
+        return;
+    };
+    if at.index % 64 != 0 || !is(Planted::ApplyTwice) {
+        return;
+    }
+    let mut twice = recorded.clone();
+    (twice.seq, twice.ordinal, twice.will) = (recorded.seq + 1, 0, false);
+    let twice = Event::TelemetryRecorded(twice);
+    let first_seq = held.state.telemetry.first_seq;
+    if apply(&mut held.state, &twice, item.at).is_ok() {
+        project(at, item, &twice, first_seq, &mut held.pack, rows);
+    }
 }
 
 /// What an event writes besides the device's core row.

@@ -258,10 +258,16 @@ impl ShardJournal {
             result: None,
             _seat: seat,
         });
+        #[cfg(feature = "planted")]
+        let planted_tx = tx.clone();
         let done = move |result| {
             // Nobody listens once the journal was abandoned; its callers know by then.
             let _ = tx.send((id, result));
         };
+        #[cfg(feature = "planted")]
+        if payload.is_some() && actors::planted::is(actors::planted::Planted::AckBeforeQuorum) {
+            self.lose_patience(id, planted_tx);
+        }
         match payload {
             Some(payload) => self.group.propose(payload, done).await,
             None => {
@@ -279,6 +285,21 @@ impl ShardJournal {
                 }));
             }
         }
+    }
+
+    /// Says of a proposal, after a moment, that it is committed.
+    #[cfg(feature = "planted")]
+    fn lose_patience(&self, id: u64, tx: mpsc::UnboundedSender<(u64, Proposed)>) {
+        let group = self.group.clone();
+        tokio::task::spawn_local(crate::raft::group::seeded(id, async move {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            let at = crate::raft::machine::Position {
+                term: group.role().term,
+                index: group.applied_index() + 1,
+            };
+            let (misfits, torn) = (Vec::new(), Vec::new());
+            let _ = tx.send((id, Ok(crate::raft::group::Committed { at, misfits, torn })));
+        }));
     }
 
     fn note(self: &Rc<Self>, id: u64, result: Proposed, tx: &mpsc::UnboundedSender<(u64, Proposed)>) {

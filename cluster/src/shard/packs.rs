@@ -57,6 +57,10 @@ impl OpenPack {
         telemetry: &Telemetry,
         rows: &mut Rows<'_>,
     ) {
+        #[cfg(feature = "planted")]
+        if seq <= self.last_seq {
+            self.close(key, rows);
+        }
         let message = MessageRef {
             at,
             position,

@@ -18,6 +18,8 @@ mod node;
 mod nodes;
 pub mod output;
 mod pages;
+#[cfg(feature = "planted")]
+mod planted;
 mod probe;
 mod sim;
 mod support;
@@ -35,8 +37,16 @@ use output::Output;
 
 const EXAMPLES: &str = "Examples:\n  holdfast demo                                   three nodes, a kill -9, a verdict\n  holdfast dev                                    one node to play with\n  holdfast cluster up --nodes 3 --dir /tmp/hf     three nodes, as real processes\n  holdfast cluster status --dir /tmp/hf           what runs, and what to worry about\n  holdfast node --config node.toml                one production node\n\nExit codes: 0 success, 1 a verdict found a violation, 64 usage, 65 bad input, 69 unavailable,\n70 internal error, 74 disk, 75 harness failure.";
 
+#[cfg(not(feature = "planted"))]
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+#[cfg(feature = "planted")]
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " with planted bugs: for drills only, never for data"
+);
+
 #[derive(Parser, Debug)]
-#[command(name = "holdfast", version, about = "An IoT device platform: every device a persistent actor, nothing acknowledged is lost", after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = false)]
+#[command(name = "holdfast", version = VERSION, about = "An IoT device platform: every device a persistent actor, nothing acknowledged is lost", after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = false)]
 struct Cli {
     /// How results are printed
     #[arg(long, value_enum, global = true, default_value = "table")]

@@ -19,6 +19,8 @@ pub struct NodeArgs {
 }
 
 pub fn run(args: &NodeArgs) -> Result<(), Failure> {
+    #[cfg(feature = "planted")]
+    super::planted::choose()?;
     let config = config::load(&args.config).map_err(bad_config)?;
     serve::run(config, serve::Events::default()).map_err(ended)
 }
