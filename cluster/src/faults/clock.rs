@@ -73,7 +73,7 @@ impl DrillClock {
                 Fault::ClockStep { ms } => ms,
                 Fault::ClockDrift { ppm } => drift(ppm, lease, now_ms),
                 Fault::ClockStrobe { ms, period_ms } => {
-                    let forth = (now_ms - lease.began_ms.min(now_ms)) / period_ms % 2 == 0;
+                    let forth = ((now_ms - lease.began_ms.min(now_ms)) / period_ms).is_multiple_of(2);
                     if forth {
                         ms
                     } else {

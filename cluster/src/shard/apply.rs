@@ -97,7 +97,7 @@ fn again(at: Position, item: &Item, event: &Event, held: &mut Held, rows: &mut R
     let Event::TelemetryRecorded(recorded) = event else {
         return;
     };
-    if at.index % 64 != 0 || !is(Planted::ApplyTwice) {
+    if !at.index.is_multiple_of(64) || !is(Planted::ApplyTwice) {
         return;
     }
     let mut twice = recorded.clone();
