@@ -97,7 +97,10 @@ impl Undo {
             },
             Self::EndProcess { pid, started } => signal(Process::known(*pid, *started), Signal::SIGKILL),
             Self::Start { node } => start(site, *node),
-            Self::StartAll => Ok(drop(site.command(&["cluster", "up", "--detach"])?)),
+            Self::StartAll => {
+                site.command(&["cluster", "up", "--detach"])?;
+                Ok(())
+            }
             Self::Repair { node } => repair(site, *node),
             Self::DeleteLease { node, http, lease } => delete(site, *node, http, lease),
             Self::Undrain { node } => undrain(site, *node),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::aim::Aimed;
 use super::view::View;
 use crate::deed::Deed;
+use crate::proxy::Toxic;
 
 /// Predicted or measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,10 +73,11 @@ fn touch(deed: &Deed) -> Option<(u64, Touch)> {
             },
         ),
         Deed::Drain { node } => (*node, led(true)),
-        Deed::Toxic { node, toxic, .. } => match toxic {
-            crate::proxy::Toxic::Reset { .. } | crate::proxy::Toxic::Corrupt { .. } => (*node, clients),
-            _ => return None,
-        },
+        Deed::Toxic {
+            node,
+            toxic: Toxic::Reset { .. } | Toxic::Corrupt { .. },
+            ..
+        } => (*node, clients),
         Deed::Lease { node, fault, .. } | Deed::Flap { node, fault, .. } => {
             let kind = fault
                 .get("kind")

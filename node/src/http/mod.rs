@@ -6,7 +6,6 @@
 mod around;
 mod auth;
 mod body;
-mod chaos;
 mod cluster;
 pub mod config;
 mod context;
@@ -16,6 +15,7 @@ mod etag;
 mod events;
 mod filter;
 mod ingest;
+mod leases;
 mod live;
 mod membership;
 mod messages;

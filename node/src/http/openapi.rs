@@ -10,7 +10,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use super::context::TIMEOUT_HEADER;
 use super::problem::PROBLEM_JSON;
-use super::{chaos, cluster, devices, events, ingest, membership, messages, methods, node, probes, telemetry, twin};
+use super::{cluster, devices, events, ingest, leases, membership, messages, methods, node, probes, telemetry, twin};
 
 /// The text served at `/openapi.json`.
 pub fn text() -> &'static str {
@@ -55,7 +55,7 @@ struct ProblemSchema {
         cluster::receipt, cluster::get, cluster::digest, cluster::drain, cluster::undrain, cluster::scrub,
         membership::add, membership::remove, membership::rebalance,
         membership::create_token, membership::list_tokens, membership::revoke_token,
-        chaos::list, chaos::put, chaos::heal, chaos::heal_all,
+        leases::list, leases::put, leases::heal, leases::heal_all,
         probes::livez, probes::readyz, probes::metrics, probes::openapi,
     ),
     components(schemas(ProblemSchema)),

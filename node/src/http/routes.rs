@@ -6,7 +6,7 @@ use actix_web::{web, HttpRequest, HttpResponse};
 
 use super::problem::{Kind, Problem};
 use super::{
-    auth, chaos, cluster, devices, events, ingest, membership, messages, methods, node, probes, telemetry, twin,
+    auth, cluster, devices, events, ingest, leases, membership, messages, methods, node, probes, telemetry, twin,
 };
 
 macro_rules! resources {
@@ -54,8 +54,8 @@ resources! { API, api, "/api",
     "/v1/cluster/tokens/{id}" { delete => membership::revoke_token }
     "/v1/cluster/nodes/{id}/drain" { post => cluster::drain }
     "/v1/cluster/nodes/{id}/undrain" { post => cluster::undrain }
-    "/v1/chaos/leases" { get => chaos::list, delete => chaos::heal_all }
-    "/v1/chaos/leases/{id}" { put => chaos::put, delete => chaos::heal }
+    "/v1/chaos/leases" { get => leases::list, delete => leases::heal_all }
+    "/v1/chaos/leases/{id}" { put => leases::put, delete => leases::heal }
     "/v1/node" { get => node::get }
     "/v1/node/config" { get => node::config }
     "/v1/node/reload" { post => node::reload }

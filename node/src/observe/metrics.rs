@@ -79,6 +79,8 @@ metrics_table! {
         "Flushes of the state store.";
     DISK_FREE Gauge "holdfast_disk_free_bytes" [] "bytes"
         "Bytes free on the data directory's disk; see docs/operations.md for what is refused when.";
+    DISK_WAITS Counter "holdfast_disk_waits_total" ["store"] "waits"
+        "Waits of a store for room on a full disk; nothing is written meanwhile.";
     MEMORY_LIMIT Gauge "holdfast_memory_limit_bytes" [] "bytes"
         "Resident memory that limits.memory_bytes_max allows; at seven eighths of it devices are let go, at fifteen sixteenths telemetry is refused.";
     MQTT_CONNECTIONS Gauge "holdfast_mqtt_connections" [] "connections"
