@@ -98,8 +98,11 @@ impl DiskGuard {
         let back = self.marks.low + self.marks.low / 8 + self.marks.reserve();
         if held.taken && seen.saturating_sub(owed) < self.marks.critical {
             held.give_up(seen, &self.dir);
-        } else if !held.taken && seen.saturating_sub(owed) >= back {
-            held.take_back(&self.dir);
+        } else {
+            held.falling = 0;
+            if !held.taken && seen.saturating_sub(owed) >= back {
+                held.take_back(&self.dir);
+            }
         }
         held.free = seen;
         let free = self.free().saturating_sub(owed);

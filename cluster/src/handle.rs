@@ -22,9 +22,10 @@ use crate::catalog::CatalogCommand;
 use crate::config::ClusterConfig;
 use crate::faults::Faults;
 use crate::node::start::{start, Running};
+use crate::raft::log::all_reached;
 use crate::router::protocol::{Ask, Told};
 use crate::router::TraceSource;
-use crate::storage::reached::{self, AllReached};
+use crate::storage::reached;
 use crate::storage::written;
 
 /// Between attempts of a call that was certainly not committed.
@@ -399,11 +400,7 @@ impl Cluster {
             log.close();
             // What was queued is on the disk now, or the log has failed and claims no more.
             written::note(&dir, log.durable_changes())?;
-            let ends: std::io::Result<AllReached> = shards
-                .iter()
-                .map(|shard| Ok((*shard, crate::raft::log::reached(&*log, *shard)?)))
-                .collect();
-            reached::note(&dir, &ends?).and(flushed)
+            reached::note(&dir, &all_reached(&*log, &shards)?).and(flushed)
         });
         if let Ok(Err(error)) = closed.await {
             tracing::warn!(%error, "state was not flushed; the next start replays the log");

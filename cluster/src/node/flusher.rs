@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use actors::id::ShardId;
 use actors::shell::house::{PartError, StopSignal};
 
 use super::peers::Peers;
 use crate::background::Background;
 use crate::disk::DiskGuard;
+use crate::raft::log::all_reached;
 use crate::storage::reached::{self, AllReached};
 use crate::storage::room;
 use crate::storage::{written, LogStore, StateStore};
@@ -34,14 +36,27 @@ pub struct Flusher {
     pub interval: Duration,
     pub dir: PathBuf,
     /// What the last flush saw of the logs when it began.
-    pub seen: Mutex<Seen>,
+    pub seen: Arc<Seen>,
 }
 
 /// How far the logs had come, and how many operations had been submitted by then.
 #[derive(Default)]
-pub struct Seen {
-    reached: AllReached,
-    submitted: u64,
+pub struct Seen(Mutex<(AllReached, u64)>);
+
+impl Seen {
+    /// Looks how far the logs have come, and returns what the last look saw, if all of that is on
+    /// the disk by now.
+    fn look_again(&self, log: &dyn LogStore, shards: &[ShardId]) -> std::io::Result<AllReached> {
+        let now = all_reached(log, shards)?;
+        let counted = log.counters();
+        let mut seen = self.0.lock().expect("no holder of this lock panics");
+        let (reached, submitted) = std::mem::replace(&mut *seen, (now, counted.submitted));
+        Ok(if counted.ops >= submitted {
+            reached
+        } else {
+            AllReached::new()
+        })
+    }
 }
 
 impl Flusher {
@@ -109,25 +124,6 @@ impl Flusher {
         }
     }
 
-    /// Looks how far the logs have come, and returns what the last look saw, if all of that is on the
-    /// disk by now.
-    fn certainly_reached(&self) -> std::io::Result<AllReached> {
-        let mut now = Seen::default();
-        for group in self.peers.groups() {
-            now.reached
-                .insert(group.shard, crate::raft::log::reached(&*self.log, group.shard)?);
-        }
-        let log = self.log.counters();
-        now.submitted = log.submitted;
-        let mut seen = self.seen.lock().expect("no holder of this lock panics");
-        let before = std::mem::replace(&mut *seen, now);
-        Ok(if log.ops >= before.submitted {
-            before.reached
-        } else {
-            AllReached::new()
-        })
-    }
-
     /// Without room nothing was noted as durable, and the log stays: the next tick tries again.
     async fn flush_if_there_is_room(&self) -> Result<(), PartError> {
         match self.flush().await {
@@ -148,16 +144,18 @@ impl Flusher {
             // Settling takes milliseconds, and devices wait for this thread meanwhile.
             tokio::task::yield_now().await;
         }
-        let (state, log, dir, before) = (
+        let shards: Vec<ShardId> = groups.iter().map(|group| group.shard).collect();
+        let (state, log, dir, seen) = (
             self.state.clone(),
             self.log.clone(),
             self.dir.clone(),
-            self.certainly_reached()?,
+            self.seen.clone(),
         );
         self.background
             .call(move || {
+                let certain = seen.look_again(&*log, &shards)?;
                 state.flush()?;
-                reached::note(&dir, &before)?;
+                reached::note(&dir, &certain)?;
                 written::note(&dir, log.durable_changes())
             })
             .await??;

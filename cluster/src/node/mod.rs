@@ -10,6 +10,8 @@ pub mod herald;
 pub mod keeper;
 pub mod mover;
 pub mod peers;
+#[cfg(feature = "planted")]
+mod planted;
 mod pulse;
 pub mod rebuild;
 pub mod replicas;

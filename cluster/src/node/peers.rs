@@ -44,11 +44,8 @@ pub struct Peers {
     groups: RwLock<BTreeMap<ShardId, Group>>,
     links: Mutex<BTreeMap<NodeId, Link>>,
     seeds: AtomicU64,
-    /// Peers that came back and have forwarded nothing since; all that were ever met.
     #[cfg(feature = "planted")]
-    back: Mutex<std::collections::BTreeSet<NodeId>>,
-    #[cfg(feature = "planted")]
-    met: Mutex<std::collections::BTreeSet<NodeId>>,
+    planted: super::planted::DropOnReconnect,
     /// Where the transport's tasks run; served requests run there too.
     runtime: OnceLock<tokio::runtime::Handle>,
 }
@@ -73,17 +70,9 @@ impl Peers {
             links: Mutex::default(),
             seeds: AtomicU64::new(me.boot),
             #[cfg(feature = "planted")]
-            back: Mutex::default(),
-            #[cfg(feature = "planted")]
-            met: Mutex::default(),
+            planted: Default::default(),
             runtime: OnceLock::new(),
         }
-    }
-
-    /// Whether this peer was met before.
-    #[cfg(feature = "planted")]
-    fn met(&self, peer: NodeId) -> bool {
-        !self.met.lock().expect("no holder of this lock panics").insert(peer)
     }
 
     /// To be called where the transport will run.
@@ -190,32 +179,13 @@ impl Peers {
         });
     }
 
-    /// Takes the message out of the first command since the peer came back; its turn passes.
-    #[cfg(feature = "planted")]
-    fn drop_first(&self, from: NodeId, call: &mut ForwardedCall) -> bool {
-        use actors::device::{Command, Origin};
-        let Command::RecordTelemetry {
-            origin: Origin::Session { fence, .. },
-            ..
-        } = &call.command
-        else {
-            return false;
-        };
-        let back = self.back.lock().expect("no holder of this lock panics").remove(&from);
-        if back {
-            let (fence, filters) = (fence.clone(), Vec::new());
-            call.command = Command::Unsubscribe { fence, filters };
-        }
-        back
-    }
-
     fn call(&self, from: NodeId, body: &[u8], answer: Answer) {
         #[cfg_attr(not(feature = "planted"), allow(unused_mut))]
         let Ok(mut call) = codec::decode::<ForwardedCall>(body) else {
             return;
         };
         #[cfg(feature = "planted")]
-        let dropped = self.drop_first(from, &mut call);
+        let dropped = self.planted.strikes(from, &mut call);
         let shard = self.router.shard_of(&call.key);
         if let Some(trace) = &call.trace {
             tracing::debug!(%trace, from, device = %call.key, %shard, "forwarded command");
@@ -225,16 +195,10 @@ impl Peers {
             return answer_call(answer, Err(CallError::NotLeader { shard, leader: None }));
         }
         #[cfg(feature = "planted")]
-        let answer_call = move |answer, result: CallResult| {
-            let taken = |reply| actors::ports::Reply {
-                answer: actors::device::Answer::Telemetry {
-                    seq: 0,
-                    repeated: false,
-                },
-                ..reply
-            };
-            answer_call(answer, if dropped { result.map(taken) } else { result });
-        };
+        if dropped {
+            let reply = ReplyTo::new(move |result| answer_call(answer, super::planted::acknowledged(result)));
+            return self.router.submit_here(shard, call.key, call.command, reply);
+        }
         let reply = ReplyTo::new(move |result| answer_call(answer, result));
         self.router.submit_here(shard, call.key, call.command, reply);
     }
@@ -314,9 +278,7 @@ impl Handler for PeerHandler {
         match event {
             PeerEvent::Connected { boot } => {
                 #[cfg(feature = "planted")]
-                if actors::planted::is(actors::planted::Planted::DropOnReconnect) && self.0.met(peer) {
-                    self.0.back.lock().expect("no holder of this lock panics").insert(peer);
-                }
+                self.0.planted.connected(peer);
                 links.insert(
                     peer,
                     Link {

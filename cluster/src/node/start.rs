@@ -210,7 +210,7 @@ pub async fn start(
         disk: disk.guard.clone(),
         interval: config.flush_interval,
         dir: config.data_dir.clone(),
-        seen: Mutex::default(),
+        seen: Arc::default(),
         state: disk.state.clone(),
         background: background.clone(),
     });

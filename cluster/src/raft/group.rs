@@ -141,12 +141,12 @@ fn raft_config(config: &ClusterConfig) -> Config {
         snapshot_policy: SnapshotPolicy::Never,
         #[cfg(not(feature = "planted"))]
         max_in_snapshot_log_to_keep: LOG_ENTRIES_TO_KEEP,
-        purge_batch_size: 64,
         #[cfg(feature = "planted")]
         max_in_snapshot_log_to_keep: match actors::planted::is(actors::planted::Planted::PurgeTooFar) {
             true => 0,
             false => LOG_ENTRIES_TO_KEEP,
         },
+        purge_batch_size: 64,
         install_snapshot_timeout: 10_000,
         // Followers fsync while the leader does.
         broadcast_submitted_on_append: Some(true),

@@ -17,7 +17,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
 use super::types::{Entry, EntryPayload, LogId, Membership, Payload, TypeConfig, Vote};
-use crate::storage::reached::Reached;
+use crate::storage::reached::{AllReached, Reached};
 use crate::storage::{LogOp, LogRecord, LogStore};
 
 /// Entries kept in memory per group, by count and by bytes; older ones are read from disk.
@@ -170,6 +170,15 @@ pub fn reached(store: &dyn LogStore, shard: ShardId) -> io::Result<Reached> {
         // A hint may be ahead of what is here, after a loss.
         committed: committed.map_or(0, |id| id.index),
     })
+}
+
+/// How far the logs of `shards` have come.
+///
+/// # Errors
+/// As [`reached`].
+pub fn all_reached(store: &dyn LogStore, shards: &[ShardId]) -> io::Result<AllReached> {
+    let each = shards.iter().map(|shard| Ok((*shard, reached(store, *shard)?)));
+    each.collect()
 }
 
 /// What is missing where a group's log begins, if anything: it goes on where it was purged to, or

@@ -10,9 +10,9 @@ use actors::wire::codec;
 use bytes::Bytes;
 
 use crate::node::disk::missing;
-use crate::raft::log::{encode_entry, log_id, reached};
+use crate::raft::log::{all_reached, encode_entry, log_id};
 use crate::raft::types::{Entry, EntryPayload, Payload, Vote};
-use crate::storage::reached::{self as positions, AllReached};
+use crate::storage::reached as positions;
 use crate::storage::rocks::{BlockCache, LogOptions, RocksLog};
 use crate::storage::{written, LogOp, LogRecord, LogStore, StorageOpenError};
 
@@ -65,11 +65,8 @@ fn put(log: &RocksLog, shard: ShardId, record: LogRecord, value: Vec<u8>) {
 fn stop(dir: &Path, log: &RocksLog) {
     log.close();
     written::note(dir, log.durable_changes()).unwrap();
-    let ends: AllReached = (0..SHARDS)
-        .map(ShardId)
-        .map(|s| (s, reached(log, s).unwrap()))
-        .collect();
-    positions::note(dir, &ends).unwrap();
+    let shards: Vec<ShardId> = (0..SHARDS).map(ShardId).collect();
+    positions::note(dir, &all_reached(log, &shards).unwrap()).unwrap();
 }
 
 /// Three runs, each in a term of its own.
