@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use simulator::drive::ingest::escape;
 use simulator::Ledger;
 
 use crate::checker::{check_device, Findings, StoredMessage, StoredTwin};
@@ -180,21 +181,6 @@ impl Source {
             status => Err(format!("status {status}")),
         }
     }
-}
-
-/// Device ids may hold characters that mean something in a path.
-fn escape(device: &str) -> String {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._".contains(b);
-    device
-        .bytes()
-        .map(|b| {
-            if plain(&b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::fleet::Load;
-use crate::ledger::{DeviceLedger, GapClock, Refusal};
+use crate::ledger::{DeviceLedger, Refusal};
 use crate::link::{exchange, flush, Broken, Lane, Link};
 use crate::progress::Progress;
 use crate::protocol::{Incoming, Opening, Outcome, ProtocolError, Version};
@@ -70,7 +70,6 @@ pub(crate) struct Device {
     pub next_due: Option<Instant>,
     pub twin_due: Option<Instant>,
     link: Link,
-    gap: GapClock,
     twin: Option<TwinFlight>,
     pause_until: Option<Instant>,
 }
@@ -119,7 +118,6 @@ impl Device {
             next_due: None,
             twin_due: None,
             link: Link::new(version),
-            gap: GapClock::default(),
             twin: None,
             pause_until: None,
         }
@@ -222,7 +220,6 @@ impl Device {
                 }) => break (session_present, receive_maximum),
                 Some(Incoming::ConnectRefused { code, is_final }) => {
                     if is_final {
-                        self.ledger.final_refusals += 1;
                         Progress::add(&lane.progress.final_refusals, 1);
                     }
                     return Err(Broken::Refused(code));
@@ -248,7 +245,6 @@ impl Device {
                 .subscribe(id, &self.session.profile.twin_answers(), &mut self.link.out)?;
         }
         self.shed(Instant::now());
-        Progress::add(&lane.progress.resent, self.session.outstanding().len() as u64);
         self.session.resend(&mut self.link.codec, &mut self.link.out)?;
         let now = Instant::now();
         self.link.last_write = now;
@@ -359,9 +355,8 @@ impl Device {
         self.session.outstanding().len() >= self.link.window
     }
 
-    fn may_publish(&mut self) -> bool {
+    fn may_publish(&self) -> bool {
         let room = self.ledger.acks.len() + self.session.telemetry_outstanding() < self.acks_max;
-        self.ledger.full |= !room;
         room && !self.window_is_full() && self.session.telemetry_sent() < self.lane.timing.messages_per_device_max
     }
 
@@ -476,7 +471,6 @@ impl Device {
         let since_start = |at: Instant| at.saturating_duration_since(lane.progress.started);
         match (settled.what, outcome) {
             (Sent::Telemetry { n }, Outcome::Stored(receipt)) => {
-                self.gap.acknowledged(since_start(settled.first_sent), since_start(now));
                 if lane.record {
                     self.ledger.record(n, since_start(now), receipt);
                 }
@@ -507,7 +501,6 @@ impl Device {
                 }
             }
             (Sent::Twin { .. }, Outcome::Refused(_)) => {
-                self.ledger.twin_refused += 1;
                 self.twin = None;
             }
         }
@@ -527,7 +520,6 @@ impl Device {
                 }
             }
             _ => {
-                self.ledger.twin_refused += 1;
                 self.twin = None;
             }
         }
@@ -550,18 +542,12 @@ impl Device {
             Some(flight) => self.ledger.twin_unknown.push(flight.k),
             None => {}
         }
-        let started = self.lane.progress.started;
-        if let Some(oldest) = self.session.outstanding().front() {
-            let sent = oldest.first_sent.saturating_duration_since(started);
-            self.gap.ended(sent, now.saturating_duration_since(started));
-        }
         for outstanding in self.session.outstanding() {
             if let Sent::Telemetry { n } = outstanding.what {
                 self.ledger.unknown.push(n);
             }
         }
         self.ledger.sent = self.session.telemetry_sent();
-        self.ledger.longest_gap = self.gap.longest;
         self.ledger
     }
 }

@@ -52,19 +52,12 @@ pub struct DeviceLedger {
     pub twin_acks: Vec<TwinAck>,
     /// Twin reports sent and neither acknowledged nor refused.
     pub twin_unknown: Vec<u32>,
-    pub twin_refused: u32,
-    /// Longest wait for progress; see [`GapClock`].
-    pub longest_gap: Duration,
     /// Connections after the first.
     pub reconnects: u32,
     /// PUBACKs that overtook that of an earlier publish of the same connection.
     pub acks_out_of_order: u32,
     /// PUBACKs of what was not outstanding.
     pub acks_foreign: u32,
-    /// CONNACKs that real devices take as final.
-    pub final_refusals: u32,
-    /// Publishing ended early because the ledger's share was full.
-    pub full: bool,
 }
 
 impl DeviceLedger {
@@ -98,61 +91,12 @@ impl Ledger {
         self.devices.iter().map(|d| d.acks.len() as u64).sum()
     }
 
-    pub fn twin_acknowledged(&self) -> u64 {
-        self.devices.iter().map(|d| d.twin_acks.len() as u64).sum()
-    }
-
     pub fn unknown(&self) -> u64 {
         self.devices.iter().map(|d| d.unknown.len() as u64).sum()
     }
 
-    pub fn refused(&self) -> u64 {
-        self.devices.iter().map(|d| d.refused.len() as u64).sum()
-    }
-
     pub fn reconnects(&self) -> u64 {
         self.devices.iter().map(|d| u64::from(d.reconnects)).sum()
-    }
-
-    /// The longest any device waited for progress.
-    pub fn longest_gap(&self) -> Duration {
-        self.devices.iter().map(|d| d.longest_gap).max().unwrap_or_default()
-    }
-
-    /// The longest stretch between two acknowledgements of the whole fleet (millisecond grain).
-    pub fn longest_silence(&self) -> Duration {
-        let mut times: Vec<u32> = self
-            .devices
-            .iter()
-            .flat_map(|d| d.acks.iter().map(|a| a.at_ms))
-            .collect();
-        times.sort_unstable();
-        let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
-        Duration::from_millis(longest.into())
-    }
-}
-
-/// Measures how long a device waited while it had something outstanding: from its last
-/// acknowledgement, or from the first send of the oldest outstanding publish if that is later,
-/// to the next acknowledgement.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct GapClock {
-    last: Duration,
-    pub longest: Duration,
-}
-
-impl GapClock {
-    /// `sent` and `now` are counted from the fleet's start. Returns this wait.
-    pub fn acknowledged(&mut self, sent: Duration, now: Duration) -> Duration {
-        let gap = now.saturating_sub(self.last.max(sent));
-        self.longest = self.longest.max(gap);
-        self.last = now;
-        gap
-    }
-
-    /// The fleet ended with something sent at `sent` still unanswered.
-    pub fn ended(&mut self, sent: Duration, now: Duration) {
-        self.longest = self.longest.max(now.saturating_sub(self.last.max(sent)));
     }
 }
 
@@ -171,20 +115,6 @@ mod tests {
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
-    }
-
-    /// Time without anything outstanding is not a gap; waiting for a resend is.
-    #[test]
-    fn gap_counts_only_while_waiting() {
-        let mut clock = GapClock::default();
-        clock.acknowledged(ms(10), ms(12));
-        assert_eq!(clock.longest, ms(2));
-        clock.acknowledged(ms(5_000), ms(5_003)); // idle for five seconds
-        assert_eq!(clock.longest, ms(3));
-        clock.acknowledged(ms(5_001), ms(5_415)); // waited since the last ack, not since its own send
-        assert_eq!(clock.longest, ms(412));
-        clock.ended(ms(5_100), ms(6_415));
-        assert_eq!(clock.longest, ms(1_000));
     }
 
     /// A receipt's place is kept; without one the place is 0, which claims nothing.
@@ -217,18 +147,5 @@ mod tests {
                 index: 0
             }
         );
-    }
-
-    /// The fleet's silence is between acknowledgements of any two devices.
-    #[test]
-    fn silence_is_of_the_whole_fleet() {
-        let mut ledger = Ledger {
-            devices: vec![DeviceLedger::default(), DeviceLedger::default()],
-        };
-        for (device, at) in [(0, 100), (1, 150), (0, 900), (1, 1_000)] {
-            ledger.devices[device].record(1, ms(at), None);
-        }
-        assert_eq!(ledger.longest_silence(), ms(750));
-        assert_eq!(ledger.acknowledged(), 4);
     }
 }

@@ -15,7 +15,6 @@ pub struct Progress {
     pub refused: AtomicU64,
     /// Messages that were due while the window was full, and so were never sent ([`crate::Load::Shed`]).
     pub held_back: AtomicU64,
-    pub resent: AtomicU64,
     pub reconnects: AtomicU64,
     /// CONNACKs that real devices take as final.
     pub final_refusals: AtomicU64,
@@ -41,7 +40,6 @@ impl Progress {
             twin_acknowledged: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             held_back: AtomicU64::new(0),
-            resent: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
             final_refusals: AtomicU64::new(0),
             measurement: AtomicU32::new(0),

@@ -69,7 +69,6 @@ fn stored(subject: u32, n: u64, seq: u64) -> Stored {
         seq,
         message_id: Some(format!("{RUN}-{n}")),
         digest: digest(subject, n),
-        receipt: None,
     }
 }
 
@@ -180,7 +179,7 @@ fn a_sound_world_is_clean() {
 fn planted_faults_are_found_and_named() {
     type Plant = fn(&mut World);
     type Row<'a> = (&'a str, Plant, &'a [(Fact, u64)], &'a str);
-    let rows: [Row<'_>; 13] = [
+    let rows: [Row<'_>; 14] = [
         (
             "deleted behind the product's back",
             |w| {
@@ -260,6 +259,14 @@ fn planted_faults_are_found_and_named() {
                     version: 1,
                     mark: Some((RUN, 1)),
                 }
+            },
+            &[(Fact::TwinWritesSurvive, 1)],
+            "version 2 was there",
+        ),
+        (
+            "a twin that is gone",
+            |w| {
+                w.memory.twins.remove("d-1");
             },
             &[(Fact::TwinWritesSurvive, 1)],
             "version 2 was there",

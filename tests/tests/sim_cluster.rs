@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_tests::harness::{count, Cluster};
-use holdfast_tests::sim::{drive, drive_and, judged};
+use holdfast_tests::sim::{drive, drive_and, judged, operations, went_well};
 use simulator::audit::{audit, Claims, Fact, Final, Findings, HttpSource, Registration, Source, Stored, Twins};
 use simulator::drive::Endpoints;
-use simulator::history::summary::summarise;
+use simulator::history::Kind;
 use simulator::plan::Plan;
 use simulator::report::Verdict;
 use simulator::run::api::{runtime, ApiError};
@@ -77,18 +77,16 @@ fn a_mixed_fleet_survives_a_killed_node_and_all_numbers_agree() {
     let audit = report.audit.as_ref().unwrap();
     assert!(audit.is_clean(), "{:#?}", audit.violations);
     assert_eq!(report.verdict, Verdict::Pass, "{:?}", report.reasons);
-    let summary = summarise(&out.join("history")).unwrap();
+    let acked: usize = operations(&out)
+        .values()
+        .map(|ops| went_well(ops, Kind::Telemetry))
+        .sum();
     assert_eq!(
-        (report.counts.acked, report.counts.sent),
-        (summary.counts.acked, summary.counts.sent)
-    );
-    assert_eq!(report.latency_ms.count, summary.latency.len());
-    assert_eq!(
-        report.latency_ms.p99,
-        summary.latency.value_at_quantile(0.99) as f64 / 1e3
+        (report.counts.acked, report.latency_ms.count),
+        (acked as u64, acked as u64)
     );
     // The audit judged every acknowledged message of the history, and read back at least as many.
-    assert_eq!(audit.acked, summary.counts.acked, "{:?}", audit.remarks);
+    assert_eq!(audit.acked, report.counts.acked, "{:?}", audit.remarks);
     assert!(audit.stored >= audit.acked);
     assert!(
         report.counts.reports_acked > 0 && report.counts.desired_seen > 0,

@@ -8,10 +8,10 @@ use futures::stream::{self, StreamExt};
 
 use super::findings::{Fact, Findings, Violation};
 use super::ledger::Ledger;
-use super::source::Source;
+use super::source::{Source, Twins};
 use super::telemetry::Comparison;
-use super::twin;
-use crate::history::{self, Broken, Ending, Header, Record, Writer};
+use super::twin::{self, Final};
+use crate::history::{self, Broken, Ending, Header, Writer};
 use crate::plan::Plan;
 use crate::run::api::ApiError;
 
@@ -21,6 +21,13 @@ const OPERATIONS_MAX: u64 = 2_000_000;
 const PIECES_MAX: u64 = 256;
 /// Subjects read at the same time.
 const READERS: usize = 16;
+
+const NOTHING: Final = Final { version: 0, mark: None };
+/// The twin of a device that is not there.
+const NO_TWINS: Twins = Twins {
+    desired: NOTHING,
+    reported: NOTHING,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -59,7 +66,7 @@ pub async fn audit(claims: &Claims<'_>, source: &impl Source) -> Result<Findings
     for part in &parts {
         let tail = history::read_part(
             part,
-            &mut |record| match per_subject.get_mut(subject_of(&record) as usize) {
+            &mut |record| match per_subject.get_mut(record.subject() as usize) {
                 Some(count) => *count += 1,
                 None => unknown_subjects += 1,
             },
@@ -109,19 +116,12 @@ pub async fn sample(claims: &Claims<'_>, source: &impl Source, subjects: &[u32])
     for part in history::parts(claims.history)? {
         let run = run_of(&part.part, claims.runs);
         history::read_part(&part, &mut |record| {
-            if let Some(ledger) = ledgers.get_mut(&subject_of(&record)) {
+            if let Some(ledger) = ledgers.get_mut(&record.subject()) {
                 ledger.add(&record, run);
             }
         })?;
     }
     judge(claims, source, ledgers, false, false).await
-}
-
-fn subject_of(record: &Record) -> u32 {
-    match record {
-        Record::Op(op) => op.subject,
-        Record::Note(note) => note.subject,
-    }
 }
 
 /// `r2-w0-t1` was recorded by the third run.
@@ -169,7 +169,7 @@ fn split(
         let mut writers = dirs.iter().map(create).collect::<Result<Vec<_>, _>>()?;
         for part in parts.iter().filter(|part| part.part.starts_with(&prefix)) {
             history::read_part(part, &mut |record| {
-                let subject = subject_of(&record);
+                let subject = record.subject();
                 let at = pieces.partition_point(|piece| piece.end <= subject);
                 if let Some(writer) = writers.get_mut(at) {
                     writer.record(&record);
@@ -192,7 +192,7 @@ fn load(
     for part in parts {
         let run = run_of(&part.part, claims.runs);
         history::read_part(part, &mut |record| {
-            if let Some(ledger) = ledgers.get_mut(&subject_of(&record)) {
+            if let Some(ledger) = ledgers.get_mut(&record.subject()) {
                 ledger.add(&record, run);
             }
         })?;
@@ -262,7 +262,8 @@ async fn one(
         .chain(&ledger.reported)
         .any(|op| twin::is_write(op.kind));
     let twins = match is_final && wrote {
-        true => source.twins(&id).await?,
+        // A device that nobody knows any more holds nothing.
+        true => Some(source.twins(&id).await?.unwrap_or(NO_TWINS)),
         false => None,
     };
     let sections = [

@@ -82,8 +82,6 @@ struct Item {
     #[serde(default)]
     message_id: Option<String>,
     #[serde(default)]
-    receipt: Option<String>,
-    #[serde(default)]
     body: Option<Box<RawValue>>,
     #[serde(default)]
     body_base64: Option<String>,
@@ -113,7 +111,6 @@ impl From<Item> for Stored {
             seq: item.seq,
             message_id: item.message_id,
             digest,
-            receipt: item.receipt,
         }
     }
 }

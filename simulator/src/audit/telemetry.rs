@@ -12,7 +12,6 @@ pub struct Stored {
     pub message_id: Option<String>,
     /// crc32c of the body.
     pub digest: u32,
-    pub receipt: Option<String>,
 }
 
 /// Compares one subject. Feed it what is stored in the order of `seq`, then `finish`.

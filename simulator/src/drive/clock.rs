@@ -5,13 +5,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     begin: Instant,
-    /// When the run began. µs since 1970.
-    pub begin_unix_us: u64,
     compression: f64,
 }
 
 impl Clock {
-    /// A run that begins (or began) at `begin_unix_us`.
+    /// A run that begins (or began) at `begin_unix_us`, µs since 1970.
     pub fn new(begin_unix_us: u64, compression: f64) -> Self {
         let (now, unix) = (Instant::now(), unix_us());
         let begin = match begin_unix_us.checked_sub(unix) {
@@ -20,11 +18,7 @@ impl Clock {
                 .checked_sub(Duration::from_micros(unix - begin_unix_us))
                 .unwrap_or(now),
         };
-        Self {
-            begin,
-            begin_unix_us,
-            compression,
-        }
+        Self { begin, compression }
     }
 
     /// 0 before the beginning.

@@ -203,7 +203,7 @@ impl Device {
     /// Gives the connection up on purpose, until a scenario time.
     pub fn leave(&mut self, until_us: u64, graceful: bool, cx: &mut Context) {
         if graceful {
-            self.write_farewell(cx);
+            self.write_farewell();
         }
         if self.wire.is_some() {
             cx.tally.counts.left += 1;
@@ -252,11 +252,11 @@ impl Device {
 
     /// Nothing is left to do: DISCONNECT, and out.
     pub fn say_goodbye(&mut self, cx: &mut Context) {
-        self.write_farewell(cx);
+        self.write_farewell();
         self.finish(cx);
     }
 
-    fn write_farewell(&mut self, cx: &mut Context) {
+    fn write_farewell(&mut self) {
         let Some(wire) = &mut self.wire else { return };
         if self.plan.protocol != Protocol::Http {
             let mut out = bytes::BytesMut::new();
@@ -266,7 +266,6 @@ impl Device {
         }
         // Best effort: a DISCONNECT that cannot be written is not missed.
         let _ = wire.write();
-        let _ = cx;
     }
 
     /// Ends the device: what has no answer is unknown, what was due and never sent is dropped.

@@ -41,7 +41,6 @@ impl Mode {
 
 /// What the devices of one fleet share.
 pub struct FleetContext {
-    pub at: usize,
     pub spec: Fleet,
     pub profile: Profile,
     pub streams: Arc<[StreamPlan]>,
@@ -55,7 +54,6 @@ impl FleetContext {
         let spec = plan.loaded.scenario.fleet[at].clone();
         let profile = plan.loaded.profile(at).clone();
         Rc::new(Self {
-            at,
             streams: plan.streams(at).clone(),
             qos: spec.qos.unwrap_or(profile.qos),
             message_ids: spec.message_ids.unwrap_or(profile.message_ids),

@@ -16,8 +16,6 @@ pub struct Endpoints {
     pub ws: Vec<SocketAddr>,
     pub http: Vec<SocketAddr>,
     pub token: Option<String>,
-    /// Shards of the cluster, where a cluster.json told.
-    pub shards: u16,
     /// Node ids in the order of `http`, where a cluster.json told.
     pub nodes: Vec<u64>,
 }
@@ -44,8 +42,6 @@ pub enum BadEndpoints {
 struct ClusterFile {
     nodes: Vec<ClusterNode>,
     token: String,
-    #[serde(default)]
-    shards: u16,
 }
 
 #[derive(Deserialize)]
@@ -69,9 +65,8 @@ impl Endpoints {
     /// # Errors
     /// A file, a name or a token is not there, or a fleet has nowhere to go.
     pub fn resolve(loaded: &Loaded) -> Result<Self, BadEndpoints> {
-        let target = filled(&loaded.scenario.target, &loaded.path)?;
-        let mut endpoints = target.0;
-        let spec = target.1;
+        let spec = &loaded.scenario.target;
+        let mut endpoints = filled(spec, &loaded.path)?;
         endpoints.token = match (&spec.token, &spec.token_env) {
             (Some(token), _) => Some(token.clone()),
             (None, Some(name)) => Some(std::env::var(name).map_err(|_| BadEndpoints::Token(name.clone()))?),
@@ -131,10 +126,10 @@ impl Endpoints {
     }
 }
 
-/// What a cluster.json tells, and the rest of the target.
-fn filled<'a>(target: &'a Target, scenario: &Path) -> Result<(Endpoints, &'a Target), BadEndpoints> {
+/// What a cluster.json tells.
+fn filled(target: &Target, scenario: &Path) -> Result<Endpoints, BadEndpoints> {
     let Some(cluster) = &target.cluster else {
-        return Ok((Endpoints::default(), target));
+        return Ok(Endpoints::default());
     };
     let mut path = scenario.parent().unwrap_or(Path::new(".")).join(cluster);
     if path.is_dir() {
@@ -150,7 +145,7 @@ fn filled<'a>(target: &'a Target, scenario: &Path) -> Result<(Endpoints, &'a Tar
         let texts: Vec<String> = file.nodes.iter().filter_map(of).collect();
         texts.iter().map(|text| resolve(text)).collect::<Result<Vec<_>, _>>()
     };
-    let endpoints = Endpoints {
+    Ok(Endpoints {
         mqtt: if target.kind == TargetKind::Holdfast || target.mqtt.is_empty() {
             list(&|node| Some(node.mqtt.clone()))?
         } else {
@@ -159,10 +154,8 @@ fn filled<'a>(target: &'a Target, scenario: &Path) -> Result<(Endpoints, &'a Tar
         ws: list(&|node| node.ws.clone())?,
         http: list(&|node| Some(node.http.clone()))?,
         token: Some(file.token.clone()),
-        shards: file.shards,
         nodes: file.nodes.iter().map(|node| node.id).collect(),
-    };
-    Ok((endpoints, target))
+    })
 }
 
 fn resolve(endpoint: &str) -> Result<SocketAddr, BadEndpoints> {

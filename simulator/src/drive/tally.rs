@@ -171,10 +171,6 @@ impl Tally {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.counts == Counts::default() && self.errors.is_empty()
-    }
-
     /// Empties it and keeps its memory.
     pub fn reset(&mut self) {
         self.counts = Counts::default();

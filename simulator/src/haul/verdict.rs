@@ -35,7 +35,7 @@ const FIGURES: [Figure; 4] = [
     Figure {
         name: "memory",
         title: "RSS",
-        unit: "MB",
+        unit: "MiB",
         scale: 1.0 / MIB,
         matters: 0.2,
         bound: Bound::Told("memory_limit"),
@@ -62,7 +62,7 @@ const FIGURES: [Figure; 4] = [
     Figure {
         name: "disk_free",
         title: "free disk",
-        unit: "MB",
+        unit: "MiB",
         scale: 1.0 / MIB,
         matters: 1.0,
         bound: Bound::Fixed(0.0),
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!((memory[0].node, memory[0].trend), (Some(1), Trend::Flat));
         assert_eq!((memory[1].node, memory[1].trend), (Some(2), Trend::Grows));
         assert!(
-            memory[1].text.starts_with("RSS of node 2 grows 1.80 MB/h"),
+            memory[1].text.starts_with("RSS of node 2 grows 1.80 MiB/h"),
             "{}",
             memory[1].text
         );

@@ -14,7 +14,7 @@ mod writer;
 
 pub use op::{Kind, Note, NoteKind, Op, Outcome, Place, Record};
 pub use reader::{parts, read, read_part, Broken, Ending, PartPath, Tail};
-pub use writer::{Header, Writer, BLOCK_BYTES};
+pub use writer::{Header, Writer};
 
 /// Version of the format; a reader refuses another.
 pub const FORMAT: u32 = 1;

@@ -159,6 +159,16 @@ pub enum Record {
     Note(Note),
 }
 
+impl Record {
+    /// The device or child that it is about.
+    pub fn subject(&self) -> u32 {
+        match self {
+            Self::Op(op) => op.subject,
+            Self::Note(note) => note.subject,
+        }
+    }
+}
+
 const NOTE: u8 = 0x80;
 const HAS_PLACE: u8 = 1;
 const HAS_ID: u8 = 2;

@@ -16,7 +16,7 @@ use super::op::{encode, Record};
 use super::{EXTENSION, FORMAT};
 
 /// Records are written when so many bytes are there.
-pub const BLOCK_BYTES: usize = 64 * 1024;
+const BLOCK_BYTES: usize = 64 * 1024;
 /// Segments are closed at this size. Unit: bytes.
 const SEGMENT_BYTES: u64 = 64 << 20;
 

@@ -70,7 +70,7 @@ impl Plan {
 
     /// As [`Plan::cursors`], at the first messages that are due from `from_us` on: what was due
     /// before is stepped over, so that what follows is what the plan says. Each step is taken from
-    /// `budget`; streams for which nothing is left of it begin anew at `from_us`.
+    /// `budget`; a subject for which it does not suffice begins all its streams anew at `from_us`.
     pub fn cursors_from(
         &self,
         device: &DevicePlan,
@@ -170,8 +170,7 @@ mod tests {
         text + "[[phase]]\nkind = \"ramp\"\nduration = \"1m\"\n[[phase]]\nkind = \"reconnect-storm\"\nshare = 0.5\nduration = \"2h\"\n"
     }
 
-    /// Same seed, same plan; another seed, another one. The digest itself is pinned, so that a plan
-    /// of today is that of next year.
+    /// Same seed, same plan; another seed, another one.
     #[test]
     fn a_plan_is_its_seed() {
         let digest = |seed| plan(&every_profile(seed)).digest(1_000, 50);

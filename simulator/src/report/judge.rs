@@ -139,7 +139,7 @@ fn memory(limit: f64, growth: &[Growth]) -> Vec<Check> {
     let memory = growth.iter().filter(|growth| growth.figure == "memory");
     let check = |growth: &Growth| Check {
         name: format!("memory growth of node {}", growth.node.unwrap_or(0)),
-        limit: format!("at most {limit} MB/h"),
+        limit: format!("at most {limit} MiB/h"),
         value: growth.text.clone(),
         // Where it is too short to tell, nothing is held against anybody.
         holds: growth.trend == Trend::Unknown || growth.slope.is_none_or(|slope| slope.low <= limit),

@@ -86,7 +86,7 @@ pub fn screen(view: &View<'_>, width: usize) -> Vec<String> {
             "send lag  p99 {}   max {}{}",
             millis(lag.p99),
             millis(lag.max),
-            if lag.p99 > 20.0 {
+            if lag.p99 > super::LAG_WARNING_MS {
                 "   THE GENERATOR IS THE BOTTLENECK"
             } else {
                 ""

@@ -50,7 +50,6 @@ pub struct Course<'a> {
     mode: Mode,
     deadline_us: u64,
     glance: Glance,
-    cpu_before: u64,
 }
 
 impl<'a> Course<'a> {
@@ -107,17 +106,13 @@ impl<'a> Course<'a> {
             mode: Mode::Run,
             deadline_us: u64::MAX,
             glance: Glance::default(),
-            cpu_before: process::cpu_us(),
             dir,
             file,
         })
     }
 
     /// Until everything is over.
-    ///
-    /// # Errors
-    /// See [`RunError`].
-    pub fn follow(mut self, watcher: &mut dyn Watcher) -> Result<RunFile, RunError> {
+    pub fn follow(mut self, watcher: &mut dyn Watcher) -> RunFile {
         let mut recent = Tally::default();
         let mut recent_from = self.clock.now_us();
         loop {
@@ -129,7 +124,7 @@ impl<'a> Course<'a> {
             self.total.add(&recent);
             self.steer(now, watcher);
             if now >= self.window_from_us + self.window_us || self.glance.is_over {
-                self.end_window(now).map_err(RunError::Disk)?;
+                self.end_window(now);
             }
             watcher.update(&self.view(&recent, now, now - recent_from));
             recent_from = now;
@@ -245,11 +240,8 @@ impl<'a> Course<'a> {
         });
     }
 
-    fn end_window(&mut self, now: u64) -> io::Result<()> {
-        let mut window = Window::of(&self.window, self.glance.states, self.window_from_us, now);
-        let cpu = process::cpu_us();
-        window.cpu_us = cpu - self.cpu_before;
-        self.cpu_before = cpu;
+    fn end_window(&mut self, now: u64) {
+        let window = Window::of(&self.window, self.glance.states, self.window_from_us, now);
         self.window.reset();
         self.window_from_us = now;
         // A run that cannot write its figures any more still has its history.
@@ -265,7 +257,6 @@ impl<'a> Course<'a> {
                 self.set_mode(Mode::Stop, now);
             }
         }
-        Ok(())
     }
 
     fn view<'b>(&'b self, recent: &'b Tally, now: u64, recent_us: u64) -> View<'b> {
@@ -292,7 +283,7 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn end(mut self, watcher: &mut dyn Watcher) -> Result<RunFile, RunError> {
+    fn end(mut self, watcher: &mut dyn Watcher) -> RunFile {
         watcher.prepared("closing the history");
         let mut cpu_us = process::cpu_us();
         let joined = match self.team {
@@ -319,7 +310,7 @@ impl<'a> Course<'a> {
                 .incomplete
                 .get_or_insert(format!("run.json cannot be written: {error}"));
         }
-        Ok(self.file)
+        self.file
     }
 }
 

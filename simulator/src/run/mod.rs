@@ -25,8 +25,6 @@ use api::{Api, ApiError};
 use course::Course;
 use directory::{RunDir, RunFile, RunNote};
 
-pub use provision::is_needed as needs_provision;
-
 /// What a run needs beside its scenario.
 pub struct Options {
     pub out: PathBuf,
@@ -120,10 +118,7 @@ pub fn run(loaded: Loaded, options: &Options, watcher: &mut dyn Watcher) -> Resu
             None
         }
     };
-    if before
-        .as_ref()
-        .is_some_and(|before| before.ended_us.is_some() && before.incomplete.is_none())
-    {
+    if before.as_ref().is_some_and(RunFile::is_whole) {
         return Err(RunError::Over(options.out.clone()));
     }
     prepare(&plan, &endpoints, watcher)?;
@@ -135,7 +130,7 @@ pub fn run(loaded: Loaded, options: &Options, watcher: &mut dyn Watcher) -> Resu
             text: format!("unreachable at the start: {text}"),
         });
     }
-    Course::begin(&plan, options, dir, file, watcher)?.follow(watcher)
+    Ok(Course::begin(&plan, options, dir, file, watcher)?.follow(watcher))
 }
 
 fn prepare(plan: &Plan, endpoints: &Endpoints, watcher: &mut dyn Watcher) -> Result<(), RunError> {

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::api::{runtime, Api, Reply};
 use crate::drive::ingest::escape;
 use crate::drive::{Clock, Endpoints};
-use crate::history::{Header, Kind, Op, Outcome, Place, Record, Writer};
+use crate::history::{Header, Kind, Op, Outcome, Record, Writer};
 use crate::payloads::chance::{salt, Chance};
 use crate::plan::Plan;
 use crate::profiles::Profile;
@@ -325,7 +325,6 @@ impl Office {
             Reply::Refused(status) => op.outcome = Outcome::Refused(status),
             Reply::Unknown(_) => op.outcome = Outcome::Unknown,
         }
-        op.place = None::<Place>;
         op
     }
 }

@@ -52,9 +52,6 @@ pub struct Window {
     pub connect_time: Pairs,
     #[serde(default)]
     pub errors: BTreeMap<String, u64>,
-    /// CPU time of the generator in this window, µs.
-    #[serde(default)]
-    pub cpu_us: u64,
 }
 
 impl Window {
@@ -69,7 +66,6 @@ impl Window {
             report_latency: (&tally.report_latency).into(),
             connect_time: (&tally.connect_time).into(),
             errors: tally.errors.clone(),
-            cpu_us: 0,
         }
     }
 

@@ -25,8 +25,6 @@ const CONNECT_RATE: u32 = 1_000;
 /// Room for the connects of a busy machine before the devices publish.
 const CONNECT_MARGIN: Duration = Duration::from_secs(2);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(60);
-/// A lane that was told to leave only has to close its files.
-const ABORT_GRACE: Duration = Duration::from_secs(10);
 /// The scenario's end is never reached: the fleet is stopped by hand.
 const LONGEST: &str = "12h";
 
@@ -246,15 +244,11 @@ impl Fleet {
     pub fn finish(self, drain: Duration) -> Result<Recorded, HarnessError> {
         let ended_us = self.now_us();
         self.worker.set_mode(Mode::Stop);
-        let mut wait = drain;
-        for mode in [Mode::Abort, Mode::Abort] {
-            let end = Instant::now() + wait;
-            while Instant::now() < end && !self.worker.take(&mut self.total.borrow_mut()).is_over {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            self.worker.set_mode(mode);
-            wait = ABORT_GRACE;
+        let end = Instant::now() + drain;
+        while Instant::now() < end && !self.worker.take(&mut self.total.borrow_mut()).is_over {
+            std::thread::sleep(Duration::from_millis(5));
         }
+        self.worker.set_mode(Mode::Abort);
         let Self { worker, plan, dir, .. } = self;
         worker.join().map_err(|e| HarnessError::new("the fleet", e))?;
         Ok(Recorded::new(ended_us, plan, dir))

@@ -2,6 +2,7 @@
 
 use comfy_table::{Cell, CellAlignment, Table};
 use serde::Serialize;
+use simulator::report::numbers::grouped;
 
 use crate::cli::local::HarnessError;
 
@@ -151,8 +152,8 @@ fn number(value: f64) -> String {
         0.0 => "0".into(),
         small if small < 10.0 => format!("{value:.2}"),
         middle if middle < 100.0 => format!("{value:.1}"),
-        _ if value < 0.0 => format!("-{}", chaos::verdict::grouped(value.abs().round() as u64)),
-        _ => chaos::verdict::grouped(value.round() as u64),
+        _ if value < 0.0 => format!("-{}", grouped(value.abs().round() as u64)),
+        _ => grouped(value.round() as u64),
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use simulator::report::numbers::grouped;
+
 use super::fleet::{Fleet, FleetSpec, Load};
 use super::report::{Report, Who};
 use super::{memory, note, BenchArgs};
@@ -35,8 +37,8 @@ pub fn measure(args: &BenchArgs, report: &mut Report, interrupt: &Interrupt) -> 
     let wrote = first_writes(&cluster, started, interrupt)?;
     let what = format!(
         "restart with {} devices and {} MB of telemetry",
-        chaos::verdict::grouped(args.restart_devices.into()),
-        chaos::verdict::grouped(stored * u64::from(FILL_PAYLOAD) / 1_000_000)
+        grouped(args.restart_devices.into()),
+        grouped(stored * u64::from(FILL_PAYLOAD) / 1_000_000)
     );
     report.add(Who::Holdfast, format!("{what}: every shard led"), "s", &[led]);
     report.add(

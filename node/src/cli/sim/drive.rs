@@ -114,6 +114,10 @@ fn failed(error: RunError, out: &Path) -> Failure {
             .because(&error)
             .advise("look at the HTTP endpoints and the token of [target]"),
         RunError::Short(_) => Failure::new(Exit::Harness, "this machine cannot hold the fleet").because(&error),
+        RunError::Disk(source) if source.kind() == std::io::ErrorKind::AlreadyExists => {
+            Failure::new(Exit::BadInput, source.to_string())
+                .advise("name another --out, or go on with it: holdfast sim run DIR --resume")
+        }
         RunError::Disk(source) => Failure::disk(format!("the run's directory {} fails", out.display()), source),
         RunError::Start(_) => Failure::new(Exit::Harness, "the fleet could not be started").because(&error),
         RunError::Over(_) => Failure::new(Exit::BadInput, error.to_string()).advise("begin a new one without --resume"),

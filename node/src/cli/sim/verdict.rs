@@ -61,11 +61,7 @@ pub fn history(args: &ReportArgs) -> Result<u8, Failure> {
     let mut is_read = true;
     let print = |record: Record| {
         if is_read {
-            let subject = match &record {
-                Record::Op(op) => op.subject,
-                Record::Note(note) => note.subject,
-            };
-            let (device, _) = plan.roster.subject_id(&plan.loaded, subject);
+            let (device, _) = plan.roster.subject_id(&plan.loaded, record.subject());
             is_read = writeln!(out, "{}", history::export::entry(&record, &device)).is_ok();
         }
     };

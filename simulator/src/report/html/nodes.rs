@@ -51,7 +51,7 @@ pub fn charts(report: &Report, series: &Series, out: &mut String) {
         "Resident memory",
         "a gap: the node did not answer",
         false,
-        |v| format!("{v:.0} MB"),
+        |v| format!("{v:.0} MiB"),
         figure("memory", 1.0 / 1_048_576.0),
     );
     draw(

@@ -61,8 +61,8 @@ pub fn charts(report: &Report, series: &Series, out: &mut String) {
             (!latency.is_empty()).then(|| latency.value_at_quantile(quantile) as f64 / 1e3)
         }
     };
-    let mut draw = |title: &str, hint: &str, logarithmic, unit: fn(f64) -> String, lines: Vec<Line>| {
-        out.push_str(&chart(&Chart {
+    let draw = |title: &str, hint: &str, logarithmic, unit: fn(f64) -> String, lines: Vec<Line>| {
+        chart(&Chart {
             title,
             hint,
             end_us,
@@ -71,9 +71,9 @@ pub fn charts(report: &Report, series: &Series, out: &mut String) {
             marks: &marks,
             logarithmic,
             unit,
-        }));
+        })
     };
-    draw(
+    out.push_str(&draw(
         "Throughput",
         "messages a second; shaded: phases",
         false,
@@ -86,7 +86,7 @@ pub fn charts(report: &Report, series: &Series, out: &mut String) {
                 per_second(c.2.counts.dropped, c)
             }),
         ],
-    );
+    ));
     draw(
         "Latency",
         "from the intended time of each message, whatever the server did meanwhile",
@@ -114,19 +114,7 @@ pub fn charts(report: &Report, series: &Series, out: &mut String) {
             .collect(),
         unit: millis,
     }));
-    let mut draw = |title: &str, hint: &str, logarithmic, unit: fn(f64) -> String, lines: Vec<Line>| {
-        out.push_str(&chart(&Chart {
-            title,
-            hint,
-            end_us,
-            lines,
-            bands: &bands,
-            marks: &marks,
-            logarithmic,
-            unit,
-        }));
-    };
-    draw(
+    out.push_str(&draw(
         "Devices",
         "by the state of their connection",
         false,
@@ -139,7 +127,7 @@ pub fn charts(report: &Report, series: &Series, out: &mut String) {
             line("connecting", "c2", false, &|c| Some(f64::from(c.3.states.connecting))),
             line("away on purpose", "c5", false, &|c| Some(f64::from(c.3.states.away))),
         ],
-    );
+    ));
     draw(
         "Connections",
         "a second",
@@ -161,7 +149,7 @@ pub fn charts(report: &Report, series: &Series, out: &mut String) {
             errors(&columns, &report.errors),
         );
     }
-    draw(
+    out.push_str(&draw(
         "The generator itself",
         "its own delay in sending, 99th percentile: has to stay far below the latencies",
         true,
@@ -169,7 +157,7 @@ pub fn charts(report: &Report, series: &Series, out: &mut String) {
         vec![line("send lag p99", "c4", false, &|c| {
             (!c.2.lag.is_empty()).then(|| c.2.lag.value_at_quantile(0.99) as f64 / 1e3)
         })],
-    );
+    ));
 }
 
 fn errors(columns: &[Column<'_>], all: &BTreeMap<String, u64>) -> Vec<Line> {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::audit::Fact;
 use crate::report::junit::escape;
-use crate::report::numbers::{grouped, millis, rate, stretch, Latency};
+use crate::report::numbers::{grouped, millis, rate, stretch};
 use crate::report::Report;
 
 /// Violations told on the page; the JSON has more.
@@ -25,15 +25,15 @@ pub fn results(report: &Report, out: &mut String) {
         checks.collect(),
         out,
     );
-    let columns: [(&str, &Latency); 4] = [
-        ("telemetry", &report.latency_ms),
-        ("twin reports", &report.report_latency_ms),
-        ("connecting", &report.connect_ms),
-        ("send lag", &report.send_lag_ms),
+    let columns = [
+        &report.latency_ms,
+        &report.report_latency_ms,
+        &report.connect_ms,
+        &report.send_lag_ms,
     ];
     let rows = (0..9).map(|at| {
         let mut row = vec![report.latency_ms.rows()[at].0.to_owned()];
-        row.extend(columns.iter().map(|(_, latency)| match latency.count {
+        row.extend(columns.iter().map(|latency| match latency.count {
             0 => "–".to_owned(),
             _ => millis(latency.rows()[at].1),
         }));
